@@ -1,0 +1,89 @@
+"""The states of jobs and steps, and every legal move between them.
+
+This table is the only one: the store's guards, the diagram in the docs and the property tests are read from it.
+Beside each move stands who makes it, so that "what if nobody does?" has an answer: the reconciler watches every
+state that is neither terminal nor held by a timer, a wait or a lease.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    COMPENSATING = "compensating"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class StepState(StrEnum):
+    PENDING = "pending"
+    READY = "ready"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    WAITING = "waiting"
+    IN_DOUBT = "in_doubt"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+    COMPENSATING = "compensating"
+    COMPENSATED = "compensated"
+
+
+JOB_TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+#: States in which steps of the job may be claimed and moved.
+JOB_MOVING: Final = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING})
+STEP_DONE: Final = frozenset({StepState.SUCCEEDED, StepState.SKIPPED})
+STEP_TERMINAL: Final = frozenset(
+    {StepState.SUCCEEDED, StepState.SKIPPED, StepState.FAILED, StepState.CANCELLED, StepState.COMPENSATED}
+)
+#: Not begun: a cancel may take these at once, nothing has been paid for.
+STEP_NOT_BEGUN: Final = frozenset({StepState.PENDING, StepState.READY, StepState.RETRYING})
+
+#: (from, to): who moves it.
+JOB_MOVES: Final[dict[tuple[JobState, JobState], str]] = {
+    (JobState.QUEUED, JobState.RUNNING): "first claim",
+    (JobState.QUEUED, JobState.CANCELLED): "cancel, nothing live",
+    (JobState.QUEUED, JobState.FAILED): "deadline",
+    (JobState.RUNNING, JobState.SUCCEEDED): "settle of the last step",
+    (JobState.RUNNING, JobState.FAILED): "settle that gave up, or deadline",
+    (JobState.RUNNING, JobState.CANCELLING): "cancel, calls still live",
+    (JobState.RUNNING, JobState.CANCELLED): "cancel, nothing live",
+    (JobState.CANCELLING, JobState.CANCELLED): "settle or expiry of the last live call",
+    (JobState.FAILED, JobState.RUNNING): "replay of its dead letter",
+}
+
+STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
+    (StepState.PENDING, StepState.READY): "settle of its last predecessor",
+    (StepState.PENDING, StepState.CANCELLED): "cancel, or a failed scope",
+    (StepState.READY, StepState.RUNNING): "claim",
+    (StepState.READY, StepState.CANCELLED): "cancel, or a failed scope",
+    (StepState.READY, StepState.FAILED): "deadline, before the job's output was put together",
+    (StepState.RUNNING, StepState.SUCCEEDED): "settle",
+    (StepState.RUNNING, StepState.SKIPPED): "settle (when was false)",
+    (StepState.RUNNING, StepState.FAILED): "settle that gave up",
+    (StepState.RUNNING, StepState.RETRYING): "settle (retry policy)",
+    (StepState.RUNNING, StepState.WAITING): "settle of a composite that opened",
+    (StepState.RUNNING, StepState.READY): "release: worker lost or draining",
+    (StepState.RUNNING, StepState.CANCELLED): "settle or release in a cancelled scope",
+    (StepState.RETRYING, StepState.READY): "timer",
+    (StepState.RETRYING, StepState.CANCELLED): "cancel, or a failed scope",
+    (StepState.WAITING, StepState.READY): "settle that decided its join",
+    (StepState.WAITING, StepState.SUCCEEDED): "settle of a sequence's last step",
+    (StepState.WAITING, StepState.FAILED): "settle of a failed scope's last live step",
+    (StepState.WAITING, StepState.CANCELLED): "settle or cancel of a cancelled scope",
+    (StepState.FAILED, StepState.READY): "replay",
+    (StepState.FAILED, StepState.PENDING): "replay",
+    (StepState.FAILED, StepState.WAITING): "replay",
+    (StepState.CANCELLED, StepState.READY): "replay",
+    (StepState.CANCELLED, StepState.PENDING): "replay",
+    (StepState.CANCELLED, StepState.WAITING): "replay",
+}

@@ -1,0 +1,296 @@
+"""The workflow language as pydantic models: what a file may say. ``domain/parse.py`` reads text into these.
+
+Durations are written ``250ms``, ``30s``, ``10m``, ``48h``, ``30d`` and held in seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from orchestrator.domain.outcome import FailureClass
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
+_RATE = re.compile(r"^(\d+)/(s|m|h)$")
+NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$"
+
+
+def parse_duration(value: object) -> object:
+    """Seconds from ``"30s"``; numbers are refused, because nobody can tell seconds from milliseconds."""
+    if isinstance(value, str):
+        match = _DURATION.match(value.strip())
+        if match:
+            return float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, float):  # a model that was already parsed
+        return value
+    raise ValueError("not a duration: write a number and a unit, as in 250ms, 30s, 10m, 48h or 30d")
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, "examples": ["30s", "10m", "48h"]}),
+]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+
+class Retry(Model):
+    """Exponential backoff: ``min(max, initial * 2**(attempt-1))``, drawn uniformly from [0, that] (full jitter)."""
+
+    attempts: int = Field(default=4, ge=1, le=100)
+    initial: Duration = 1.0
+    max: Duration = 60.0
+    jitter: Literal["full", "none"] = "full"
+    on: tuple[FailureClass, ...] = (FailureClass.TRANSIENT, FailureClass.RATE_LIMITED, FailureClass.TIMEOUT)
+
+
+class Timeout(Model):
+    """``attempt`` bounds one try, ``total`` all tries with their waits, ``progress`` the silence between two signs."""
+
+    attempt: Duration = 600.0
+    total: Duration = 3600.0
+    progress: Duration | None = None
+
+
+class Price(Model):
+    """US dollars per million tokens."""
+
+    input: float = Field(default=0.0, ge=0)
+    output: float = Field(default=0.0, ge=0)
+
+
+class Limits(Model):
+    """Hold across all workers; enforced when steps are dispatched."""
+
+    concurrency: int | None = Field(default=None, ge=1)
+    rate: str | None = Field(default=None, pattern=_RATE.pattern)
+
+    def rate_per_second(self) -> float | None:
+        match = _RATE.match(self.rate) if self.rate else None
+        return int(match[1]) / _UNITS[match[2]] if match else None
+
+
+Effect = Literal["read", "reversible", "irreversible"]
+
+
+class AgentBase(Model):
+    version: str | None = None
+    queue: str = Field(default="default", pattern=NAME)
+    limits: Limits | None = None
+    effect: Effect = "read"
+    #: False: the agent ignores the idempotency key, so a call whose outcome is unknown is never blindly repeated.
+    honours_key: bool = True
+    retry: Retry | None = None
+    timeout: Timeout | None = None
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+
+
+class PythonAgent(AgentBase):
+    """A callable ``def agent(ctx, input) -> output``, sync or async, named ``package.module:callable``."""
+
+    kind: Literal["python"]
+    target: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class HttpAgent(AgentBase):
+    """POSTs the input as JSON to ``url`` with ``Idempotency-Key`` and takes the JSON answer as output."""
+
+    kind: Literal["http"]
+    url: str
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+class ChatAgent(AgentBase):
+    """An OpenAI-compatible chat completion at ``base_url``. The API key is read by the worker from ``api_key_env``.
+
+    Without ``base_url`` or ``model`` it takes the worker's ORCHESTRATOR_CHAT_BASE_URL and ORCHESTRATOR_CHAT_MODEL.
+    """
+
+    kind: Literal["chat"]
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str = "ORCHESTRATOR_CHAT_API_KEY"
+    system: str | None = None
+    prompt: str
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, ge=1)
+    #: ``json``: the answer is parsed and checked against output_schema; ``text``: it is taken as a string.
+    answer: Literal["text", "json"] = "text"
+    price: Price = Price()
+
+
+class ScriptedAgent(AgentBase):
+    """A deterministic stand-in: turn n of a step answers ``script[n]`` (the last one repeats).
+
+    Each entry is ``{output: …}``, ``{fail: {class, message, retry_after}}``, with an optional ``delay`` before it.
+    With no script the agent answers its input.
+    """
+
+    kind: Literal["scripted"]
+    script: tuple[dict[str, Any], ...] = ()
+
+
+Agent = Annotated[PythonAgent | HttpAgent | ChatAgent | ScriptedAgent, Field(discriminator="kind")]
+
+
+class StepBase(Model):
+    id: str | None = Field(default=None, pattern=NAME)
+    needs: tuple[str, ...] | None = None
+    when: str | None = None
+
+
+class Fallback(Model):
+    """One entry of ``on_failure``: another ``agent``, a default ``value`` (JSON, no expressions), or ``skip``.
+
+    ``on``: the failure classes it takes; none named, all. A defaulted output is marked degraded.
+    """
+
+    agent: str | None = None
+    value: Any = None
+    skip: Literal[True] | None = None
+    on: tuple[FailureClass, ...] = ()
+
+    @model_validator(mode="after")
+    def _one(self) -> Fallback:
+        if len({"agent", "value", "skip"} & self.model_fields_set) != 1:
+            raise ValueError("an entry of on_failure names one of agent, value or skip")
+        return self
+
+
+class AgentStep(StepBase):
+    """A leaf: one call of one agent. Without ``with`` it gets its predecessor's output (or its scope's input)."""
+
+    agent: str
+    with_: Any = Field(default=None, alias="with")
+    output_schema: dict[str, Any] | None = None
+    checks: tuple[str, ...] = ()
+    retry: Retry | None = None
+    timeout: Timeout | None = None
+    effect: Effect | None = None
+    gate: Literal["none"] | None = None
+    #: Tried in order once retries are used up; omitted, the step fails.
+    on_failure: tuple[Fallback, ...] = ()
+
+
+class Join(Model):
+    """How a fan-out meets. ``tolerate``: how many branches may fail, as a number or a share such as ``10%``."""
+
+    collect: bool = True
+    tolerate: int | str = 0
+
+    @model_validator(mode="after")
+    def _tolerate(self) -> Join:
+        share = self.tolerate if isinstance(self.tolerate, str) else "0%"
+        if not re.fullmatch(r"\d{1,2}%|100%", share) or (isinstance(self.tolerate, int) and self.tolerate < 0):
+            raise ValueError("tolerate is a number of branches or a share such as 10%")
+        return self
+
+    def tolerated(self, width: int) -> int:
+        if isinstance(self.tolerate, str):
+            return width * int(self.tolerate[:-1]) // 100
+        return self.tolerate
+
+
+class ForEachStep(StepBase):
+    """A fan-out as wide as the data. The output is the list of branch outputs, in order; failed ones are left out."""
+
+    for_each: str
+    as_: str = Field(default="item", alias="as", pattern=NAME)
+    do: Body
+    max_concurrency: int | None = Field(default=None, ge=1)
+    join: Join = Join()
+    on_branch_failure: Literal["finish", "stop"] = "finish"
+
+
+class ParallelStep(StepBase):
+    """A fan-out of named branches. The output maps each branch's name to its output."""
+
+    parallel: dict[Annotated[str, Field(pattern=NAME)], Body] = Field(min_length=1)
+    max_concurrency: int | None = Field(default=None, ge=1)
+    join: Join = Join()
+    on_branch_failure: Literal["finish", "stop"] = "finish"
+
+
+class Supervise(Model):
+    """Plan, delegate, review, until ``until`` holds over ``review`` (and ``results``, ``round``) or rounds run out.
+
+    The supervisor is called with ``{"phase": "plan", "round", "goal", "workers", "previous"}`` and answers
+    ``{"assignments": [{"agent": one of workers, "input": …}, …]}``; the workers run in parallel; the reviewer
+    (default: the supervisor) is called with ``{"phase": "review", "round", "goal", "results"}``. ``results`` lists
+    ``{"agent", "output"}`` in the order of the assignments. ``previous`` is null in round 1, then the ``{"results",
+    "review"}`` of the round before.
+    """
+
+    supervisor: str
+    workers: tuple[str, ...] = Field(min_length=1)
+    reviewer: str | None = None
+    rounds: int = Field(ge=1, le=100)
+    until: str
+    #: What a loop that ran out of rounds does: hand on its last results, or fail.
+    otherwise: Literal["accept", "fail"] = "accept"
+
+
+class SuperviseStep(StepBase):
+    """Output: ``{"result", "results", "review", "rounds", "met"}``; ``result`` is the sole result, or the list."""
+
+    supervise: Supervise
+    with_: Any = Field(default=None, alias="with")
+    max_concurrency: int | None = Field(default=None, ge=1)
+
+
+FORMS: dict[str, type[StepBase]] = {
+    "agent": AgentStep,
+    "for_each": ForEachStep,
+    "parallel": ParallelStep,
+    "supervise": SuperviseStep,
+}
+
+
+def _form(value: object) -> str | None:
+    if isinstance(value, StepBase):
+        return next(name for name, model in FORMS.items() if isinstance(value, model))
+    if isinstance(value, dict):
+        return next((name for name in FORMS if name in value), None)
+    return None
+
+
+Step = Annotated[
+    Annotated[AgentStep, Tag("agent")]
+    | Annotated[ForEachStep, Tag("for_each")]
+    | Annotated[ParallelStep, Tag("parallel")]
+    | Annotated[SuperviseStep, Tag("supervise")],
+    Discriminator(_form),
+]
+
+
+def _body(value: object) -> str:
+    return "list" if isinstance(value, (list, tuple)) else "step"
+
+
+Body = Annotated[
+    Annotated[tuple[Step, ...], Tag("list"), Field(min_length=1)] | Annotated[Step, Tag("step")], Discriminator(_body)
+]
+
+ForEachStep.model_rebuild()
+ParallelStep.model_rebuild()
+
+
+class Workflow(Model):
+    """A reusable definition. Its version is the hash of its canonical JSON, agents included."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    deadline: Duration = 86400.0
+    agents: dict[Annotated[str, Field(pattern=NAME)], Agent] = Field(default_factory=dict)
+    steps: tuple[Step, ...] = Field(min_length=1)
+    #: A template over ``input`` and ``steps``; omitted, the last step's output.
+    output: Any = None
