@@ -1,0 +1,201 @@
+"""The store on a connection that is the caller's, inside the caller's own transaction.
+
+Nothing here commits. Each use is a savepoint: an error leaves the transaction as it was and usable. No row is locked
+but those it inserts: counters go to a row that only this connection writes, and no payload is shared.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session as OrmSession
+
+from orchestrator.domain.errors import ConfigError, OrchestratorError, SchemaOutdated, SubmitInProgress, Unavailable
+from orchestrator.domain.ids import Incarnation
+from orchestrator.store import migrations
+from orchestrator.store.database import Database, Session, translated
+from orchestrator.store.dialect import Dialect
+from orchestrator.store.payloads import PayloadSizes
+
+T = TypeVar("T")
+
+_VERSION = "SELECT version_num FROM orchestrator_version"
+_SAVEPOINT = "orchestrator_submit"
+_MEND = "Connect to the database in ORCHESTRATOR_DATABASE_URL, with psycopg 3 or sqlite3, directly or by SQLAlchemy."
+
+
+def bind(connection: object) -> Bound:
+    """``connection``: SQLAlchemy's ``Connection`` or ``Session``, psycopg's or sqlite3's ``Connection``.
+
+    Raises ``ConfigError`` when it is another thing, commits each statement by itself, or its transaction has failed.
+    """
+    if isinstance(connection, OrmSession):
+        connection = connection.connection()
+    if isinstance(connection, Connection):
+        connection.exec_driver_sql("SELECT 1")  # SQLAlchemy must know of the transaction, or it will not commit it
+        raw: object = connection.connection.dbapi_connection
+        _open_transaction(raw)
+        return Bound(Session(connection, _dialect(raw)))
+    _open_transaction(connection)
+    return Bound(DriverSession(connection, _dialect(connection)))
+
+
+def _dialect(raw: object) -> Dialect:
+    return Dialect("sqlite" if isinstance(raw, sqlite3.Connection) else "postgresql")
+
+
+def _open_transaction(raw: object) -> None:
+    """Sees to it that the statements that follow wait for the caller's commit."""
+    if isinstance(raw, sqlite3.Connection):
+        if raw.in_transaction:
+            return
+        if raw.isolation_level is None:
+            raise ConfigError("this connection commits every statement by itself.", mend="Begin a transaction on it.")
+        # Else a savepoint would be the transaction, and its release the commit.
+        raw.execute("BEGIN IMMEDIATE")
+    elif (inner := _psycopg(raw)) is not None:
+        status = inner.info.transaction_status
+        if status is TransactionStatus.INERROR:
+            raise ConfigError("the connection's transaction has failed.", mend="Roll it back, then submit again.")
+        if inner.autocommit and status is TransactionStatus.IDLE:
+            raise ConfigError("this connection commits every statement by itself.", mend="Begin a transaction on it.")
+    else:
+        kind = f"{type(raw).__module__}.{type(raw).__qualname__}"
+        raise ConfigError(f"a connection of type {kind} is not understood.", mend=_MEND)
+
+
+def _psycopg(raw: object) -> psycopg.Connection[Any] | psycopg.AsyncConnection[Any] | None:
+    """The driver's connection: itself, or inside SQLAlchemy's wrapper of an asynchronous one."""
+    if isinstance(raw, psycopg.Connection):
+        return raw
+    inner = getattr(raw, "_connection", None)
+    return inner if isinstance(inner, psycopg.AsyncConnection) else None
+
+
+class Bound(Database):
+    """A database that is one open transaction."""
+
+    #: An input stands in its job's row whatever its size: a shared payload would be a lock on somebody else's.
+    sizes = PayloadSizes(inline_bytes=2**31)
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.dialect = session.dialect
+
+    def writer(self) -> Incarnation:
+        """Whose counters these are: two open transactions never share a row."""
+        number = self._session.value("SELECT pg_backend_pid()") if self._session.postgres else "file"
+        return Incarnation(f"sql-{number}")
+
+    @contextmanager
+    def connect(self, *, readonly: bool = False) -> Iterator[Session]:  # noqa: ARG002 - the base's words
+        """A savepoint: released at the end of the block, rolled back if it raises."""
+        session = self._session
+        with _explained(), translated():
+            before = session.value("SELECT current_setting('lock_timeout')") if session.postgres else None
+            session.execute(f"SAVEPOINT {_SAVEPOINT}")
+            try:
+                _check_schema(session)
+                yield session
+            except BaseException:
+                session.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+                session.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+                raise
+            session.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+            if before is not None:  # a submit with a key sets it for the transaction, which is not ours
+                session.value("SELECT set_config('lock_timeout', :before, true)", {"before": before})
+
+    def run(self, work: Callable[[Session], T], *, readonly: bool = False, attempts: int = 1) -> T:  # noqa: ARG002
+        """Runs ``work`` once: whether the transaction is tried again is its owner's to say."""
+        with self.connect(readonly=readonly) as session:
+            return work(session)
+
+    def close(self) -> None:
+        """The connection is not ours."""
+
+
+def _check_schema(session: Session) -> None:
+    found = session.value(_VERSION)
+    if found != migrations.head():
+        raise SchemaOutdated(
+            f"the connection's database has schema {found}, this version needs {migrations.head()}.",
+            mend="Run: orchestrator migrate",
+        )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What a bare driver raises, as ``translated`` does it for SQLAlchemy; what it does not know goes on unchanged."""
+    try:
+        yield
+    except Unavailable as error:  # SQLAlchemy's, by ``translated``
+        cause = getattr(error.__cause__, "orig", None)
+        meaning = _meaning(cause) if isinstance(cause, psycopg.Error) else None
+        raise meaning or error from cause
+    except (psycopg.Error, sqlite3.Error) as error:
+        meaning = _meaning(error)
+        if meaning is None:
+            raise
+        raise meaning from error
+
+
+def _meaning(error: psycopg.Error | sqlite3.Error) -> OrchestratorError | None:
+    state, text = getattr(error, "sqlstate", None), str(error)
+    if state == "55P03":
+        return SubmitInProgress(
+            "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
+        )
+    if state in ("42P01", "42703") or "no such table" in text or "no such column" in text:
+        return SchemaOutdated(f"this is no orchestrator database of this version ({text}).", mend=_MEND)
+    if isinstance(error, sqlite3.OperationalError) and "locked" in text:
+        return Unavailable("the database is locked by another writer.", mend="Try again in a moment.")
+    return None
+
+
+class DriverSession(Session):
+    """The same statements on a bare driver's connection."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: Any, dialect: Dialect) -> None:
+        self.raw = raw
+        self.dialect = dialect
+
+    def _cursor(self) -> Any:
+        """Rows as tuples, whatever the caller has set for its own."""
+        if self.postgres:
+            return self.raw.cursor(row_factory=tuple_row)
+        cursor = self.raw.cursor()
+        cursor.row_factory = None
+        return cursor
+
+    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> Any:
+        cursor = self._cursor()
+        cursor.execute(self.dialect.sql(sql), dict(values or {}))
+        return cursor
+
+    def many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> int:
+        if not values:
+            return 0
+        cursor = self._cursor()
+        cursor.executemany(self.dialect.sql(sql), [dict(v) for v in values])
+        return int(cursor.rowcount)
+
+    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        cursor = self.execute(sql, values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def one(self, sql: str, values: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        return next(iter(self.rows(sql, values)), None)
+
+    def value(self, sql: str, values: Mapping[str, Any] | None = None) -> Any:
+        row = self.execute(sql, values).fetchone()
+        return None if row is None else row[0]

@@ -1,0 +1,48 @@
+"""What differs between PostgreSQL and SQLite, as small fragments; and statements written once for both drivers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+Name = Literal["postgresql", "sqlite"]
+
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    name: Name
+    #: The database's clock in seconds since the epoch; advances within a transaction.
+    now: str = field(init=False)
+    for_update: str = field(init=False)
+    skip_locked: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        pg = self.name == "postgresql"
+        now = "extract(epoch from clock_timestamp())::float8" if pg else "((julianday('now') - 2440587.5) * 86400.0)"
+        object.__setattr__(self, "now", now)
+        object.__setattr__(self, "for_update", "FOR UPDATE" if pg else "")
+        object.__setattr__(self, "skip_locked", "FOR UPDATE SKIP LOCKED" if pg else "")
+
+    def sql(self, text: str) -> str:
+        """``text`` in the driver's own parameter style; ``{now}``, ``{for_update}``, ``{skip_locked}`` filled in."""
+        return _in_style(self, text)
+
+    def any_of(self, column: str, parameter: str) -> str:
+        """``column`` is one of the values in the JSON list bound as ``parameter``."""
+        if self.name == "postgresql":
+            return f"{column} IN (SELECT jsonb_array_elements_text(CAST(:{parameter} AS jsonb)))"
+        return f"{column} IN (SELECT value FROM json_each(:{parameter}))"
+
+
+@lru_cache(maxsize=1024)
+def _in_style(dialect: Dialect, text: str) -> str:
+    filled = {"now": dialect.now, "for_update": dialect.for_update, "skip_locked": dialect.skip_locked}
+    for key, value in filled.items():
+        text = text.replace("{" + key + "}", value)
+    if dialect.name == "sqlite":
+        return text
+    return _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))

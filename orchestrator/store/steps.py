@@ -1,0 +1,175 @@
+"""Steps: claim, load, write. Every UPDATE names the state and fence it expects and reports whether it won."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath, StepRef
+from orchestrator.domain.plan import StepRow
+from orchestrator.domain.states import STEP_TERMINAL, StepState
+from orchestrator.store import changes, tables
+from orchestrator.store.database import Session
+from orchestrator.store.rows import STEP_SELECT, step_row, step_values
+
+_MOVING = "'queued','running','waiting'"
+_ENDED = ",".join(f"'{state.value}'" for state in sorted(STEP_TERMINAL))
+_CLAIM_SET = (
+    "state = 'running', attempt = s.attempt + 1, fence = s.fence + 1, begun = false, lease_owner = :owner,"
+    " lease_until = {now} + :lease, started_at = {now}, first_started_at = coalesce(s.first_started_at, {now})"
+)
+
+
+def claim(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: float) -> list[StepRow]:
+    """Takes those of ``refs`` that are ready in the named epoch, in jobs that move; each gets a new fence and a lease.
+
+    The attempt is counted here, so a step that kills its worker is counted too. Lock order: jobs, then steps.
+    """
+    ordered = sorted(set(refs), key=lambda r: (r.job_id, r.path))
+    session.execute(
+        "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, {now}) WHERE state = 'queued'"
+        f" AND {session.dialect.any_of('id', 'jobs')}",
+        {"jobs": json.dumps(sorted({ref.job_id for ref in ordered}))},
+    )
+    if session.postgres:
+        return _claim_postgres(session, ordered, owner, lease)
+    won = []
+    for ref in ordered:
+        row = session.one(
+            f"UPDATE steps AS s SET {_CLAIM_SET} WHERE job_id = :job AND path = :path AND epoch = :epoch"
+            f" AND {changes.STATE} = 'ready'"
+            f" AND EXISTS (SELECT 1 FROM jobs j WHERE j.id = :job AND j.state IN ({_MOVING}))"
+            " RETURNING *",
+            {"job": ref.job_id, "path": ref.path, "epoch": ref.epoch, "owner": owner, "lease": lease},
+        )
+        if row is not None:
+            won.append(step_row(row))
+    return won
+
+
+def _claim_postgres(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: float) -> list[StepRow]:
+    rows = session.rows(
+        f"UPDATE steps AS s SET {_CLAIM_SET}"
+        " FROM unnest(CAST(:jobs AS text[]), CAST(:paths AS text[]), CAST(:epochs AS int[])) AS v(job, path, epoch),"
+        f" jobs j WHERE s.job_id = v.job AND s.path = v.path AND s.epoch = v.epoch AND s.{changes.STATE} = 'ready'"
+        f" AND j.id = v.job AND j.state IN ({_MOVING}) RETURNING {STEP_SELECT}",
+        {
+            "jobs": [ref.job_id for ref in refs],
+            "paths": [ref.path for ref in refs],
+            "epochs": [ref.epoch for ref in refs],
+            "owner": owner,
+            "lease": lease,
+        },
+    )
+    return [step_row(row) for row in rows]
+
+
+def load(session: Session, job_id: JobId, paths: Iterable[StepPath]) -> list[StepRow]:
+    return load_many(session, [(job_id, path) for path in paths])
+
+
+def load_many(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> list[StepRow]:
+    """The rows at ``keys``; those that do not exist are left out."""
+    pairs = [list(key) for key in sorted(set(keys))]
+    source = "jsonb_array_elements(CAST(:keys AS jsonb)) AS v(value)" if session.postgres else "json_each(:keys) AS v"
+    rows = session.rows(
+        f"SELECT {STEP_SELECT} FROM {source} JOIN steps s ON s.job_id = v.value->>0 AND s.path = v.value->>1",
+        {"keys": json.dumps(pairs)},
+    )
+    return [step_row(row) for row in rows]
+
+
+def load_held(session: Session, job_id: JobId, parent: StepPath, limit: int) -> list[StepRow]:
+    """The next members in line behind ``max_concurrency``."""
+    rows = session.rows(
+        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND parent = :parent AND held AND state = 'pending'"
+        " ORDER BY seq LIMIT :limit",
+        {"job": job_id, "parent": parent, "limit": limit},
+    )
+    return [step_row(row) for row in rows]
+
+
+def load_open_below(session: Session, job_id: JobId, top: StepPath) -> dict[StepPath, StepRow]:
+    """Every step below ``top`` that has not ended, locked against claims (in path order)."""
+    prefix = f"{top}/" if top else ""
+    rows = session.rows(
+        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND path <> :top"
+        f" AND substr(path, 1, :length) = :prefix AND state NOT IN ({_ENDED}) ORDER BY path " + "{for_update}",
+        {"job": job_id, "top": top, "prefix": prefix, "length": len(prefix)},
+    )
+    return {StepPath(row["path"]): step_row(row) for row in rows}
+
+
+def load_all(session: Session, job_id: JobId) -> list[StepRow]:
+    rows = session.rows(
+        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job ORDER BY path " + "{for_update}", {"job": job_id}
+    )
+    return [step_row(row) for row in rows]
+
+
+def insert(session: Session, rows: Sequence[StepRow]) -> None:
+    """Writes new rows; one that a crashed twin wrote before is left as it is."""
+    changes.insert(session, tables.steps, [step_values(row) for row in rows], "ON CONFLICT (job_id, path) DO NOTHING")
+
+
+def moved(rows: Iterable[StepRow], before: Mapping[StepPath, tuple[StepState, int]]) -> list[changes.Row]:
+    """Changed rows of one job as ``changes.write`` takes them: each with the state and fence it was loaded with."""
+    out = []
+    for row in rows:
+        state, fence = before[row.path]
+        out.append({**step_values(row), "was_state": state.value, "was_fence": fence})
+    return out
+
+
+def make_ready(session: Session, job_id: JobId, parent: StepPath, limit: int) -> set[QueueName]:
+    """Lets the first ``limit`` prepared members of a fan-out go; answers their queues."""
+    rows = session.rows(
+        "UPDATE steps SET state = 'ready', ready_at = {now} WHERE job_id = :job AND parent = :parent"
+        " AND seq < :limit AND state = 'pending' AND NOT held RETURNING queue",
+        {"job": job_id, "parent": parent, "limit": limit},
+    )
+    return {QueueName(row["queue"]) for row in rows}
+
+
+def prepare(session: Session, opener: StepRow, rows: Sequence[StepRow]) -> bool:
+    """Writes a chunk of a fan-out that is being opened; False when the opener's lease is lost."""
+    held = session.value(
+        "SELECT 1 FROM steps WHERE job_id = :job AND path = :path AND fence = :fence AND state = 'running'"
+        " {for_update}",
+        {"job": opener.job_id, "path": opener.path, "fence": opener.fence},
+    )
+    if held is not None:
+        insert(session, rows)
+    return held is not None
+
+
+def mark_begun(session: Session, row: StepRow) -> bool:
+    """Records that the call is about to be made; False when the lease is lost."""
+    return (
+        session.execute(
+            "UPDATE steps SET begun = true WHERE job_id = :job AND path = :path AND fence = :fence"
+            " AND state = 'running'",
+            {"job": row.job_id, "path": row.path, "fence": row.fence},
+        ).rowcount
+        == 1
+    )
+
+
+def outputs(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> dict[tuple[JobId, StepPath], StepRow]:
+    return {(row.job_id, row.path): row for row in load_many(session, keys)}
+
+
+def children(session: Session, job_id: JobId, parent: StepPath) -> list[StepRow]:
+    rows = session.rows(
+        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND parent = :parent ORDER BY seq",
+        {"job": job_id, "parent": parent},
+    )
+    return [step_row(row) for row in rows]
+
+
+def page(session: Session, job_id: JobId, after: StepPath | None, limit: int) -> list[StepRow]:
+    rows = session.rows(
+        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND path > :after ORDER BY path LIMIT :limit",
+        {"job": job_id, "after": after if after is not None else "", "limit": limit},
+    )
+    return [step_row(row) for row in rows]

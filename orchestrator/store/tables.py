@@ -1,0 +1,367 @@
+"""The tables. Times are double-precision seconds since the epoch on the database's clock, on both dialects.
+
+A ready step row *is* the outbox. Partial indexes stand beside the tables they serve, each named for the statement
+that needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: Where Alembic notes the schema's revision: a name of our own, for an application's tables may stand beside ours.
+VERSION_TABLE = "orchestrator_version"
+
+Big = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _partial(name: str, *columns: Any, where: str, unique: bool = False) -> Index:
+    clause = text(where)
+    return Index(name, *columns, unique=unique, postgresql_where=clause, sqlite_where=clause)
+
+
+workflows = Table(
+    "workflows",
+    metadata,
+    Column("version", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("definition", Text, nullable=False),
+    #: Seconds; the newest listed version of a name is the one a bare name means. Null: came inline with a job.
+    Column("listed_at", Double),
+    Column("created_at", Double, nullable=False),
+    _partial("ix_workflows_listed", "name", "listed_at", where="listed_at IS NOT NULL"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("version", Text, ForeignKey("workflows.version"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("events", Integer, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("input", Text),
+    Column("input_ref", Text),
+    Column("output", Text),
+    Column("output_ref", Text),
+    Column("failure", Text),
+    Column("deadline_at", Double),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("idempotency_key", Text),
+    Column("body_hash", Text),
+    Column("tags", Text, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    Column("input_tokens", Big, nullable=False),
+    Column("output_tokens", Big, nullable=False),
+    #: What it came from: the job a fork was taken of.
+    Column("origin", Text),
+    _partial(
+        "uq_jobs_tenant_idempotency_key",
+        "tenant",
+        "idempotency_key",
+        where="idempotency_key IS NOT NULL",
+        unique=True,
+    ),
+    Index("ix_jobs_tenant_id", "tenant", "id"),
+    _partial("ix_jobs_open", "deadline_at", where="state IN ('queued','running','waiting','paused','cancelling')"),
+    Index("ix_jobs_state_workflow", "state", "workflow"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("parent", Text),
+    Column("seq", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("deps_left", Integer, nullable=False),
+    Column("held", Boolean, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("agent", Text),
+    Column("limited", Boolean, nullable=False),
+    Column("vars", Text),
+    Column("vars_ref", Text),
+    Column("width", Integer),
+    Column("succeeded", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("cancelled", Integer, nullable=False),
+    Column("stopping", Text),
+    Column("round", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("losses_alone", Integer, nullable=False),
+    Column("fallback", Integer, nullable=False),
+    Column("degraded", Boolean, nullable=False),
+    Column("begun", Boolean, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", Double),
+    Column("not_before", Double),
+    Column("ready_at", Double),
+    Column("first_started_at", Double),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("dispatched_at", Double),
+    Column("mark", Integer),
+    Column("redispatches", Integer, nullable=False),
+    Column("output", Text),
+    Column("output_ref", Text),
+    Column("failure", Text),
+    Column("failed_at", Text),
+    PrimaryKeyConstraint("job_id", "path"),
+    # The job is not first: an index that begins like the key tempts PostgreSQL to scan a wide job for each claim.
+    Index("ix_steps_parent_job_id_seq", "parent", "job_id", "seq"),
+    _partial(
+        "ix_steps_feed",
+        "queue",
+        "tenant",
+        text("priority DESC"),
+        "ready_at",
+        where="state = 'ready' AND dispatched_at IS NULL",
+    ),
+    _partial("ix_steps_oldest", "queue", "ready_at", where="state = 'ready'"),
+    _partial("ix_steps_limited", "tenant", "agent", where="limited AND state IN ('ready','running')"),
+    _partial("ix_steps_rung", "queue", "mark", where="state = 'ready' AND dispatched_at IS NOT NULL"),
+    _partial("ix_steps_leases", "lease_owner", "lease_until", where="state = 'running'"),
+    _partial("ix_steps_timers", "not_before", where="state = 'retrying'"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("agent", Text),
+    Column("generation", Integer, nullable=False),
+    Column("worker", Text),
+    Column("started_at", Double),
+    Column("ended_at", Double, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("failure", Text),
+    Column("output", Text),
+    Column("output_ref", Text),
+    Column("model", Text),
+    Column("input_tokens", Big, nullable=False),
+    Column("output_tokens", Big, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    PrimaryKeyConstraint("job_id", "path", "epoch", "attempt"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("path", Text),
+    Column("at", Double, nullable=False),
+    Column("data", Text, nullable=False),
+    PrimaryKeyConstraint("job_id", "number"),
+)
+
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("codec", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("bytes", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("failure", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("closed_at", Double),
+    Column("closed_by", Text),
+    Column("note", Text),
+    #: The bulk replay that dealt with it: replayed it, or passed it over.
+    Column("operation", Text),
+    Index("ix_dead_letters_tenant_state_id", "tenant", "state", "id"),
+    Index("ix_dead_letters_job_id_run", "job_id", "run"),
+    _partial("ix_dead_letters_grouped", "tenant", "fingerprint", "created_at", where="state = 'open'"),
+    _partial("ix_dead_letters_operation", "operation", "id", where="operation IS NOT NULL"),
+    _partial("uq_dead_letters_open", "job_id", where="state = 'open'", unique=True),
+)
+
+#: Bulk actions. ``tenant`` is ``*`` for all of them; only one replay at a time runs in a tenant.
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("filter", Text, nullable=False),
+    #: Letters a second.
+    Column("rate", Double, nullable=False),
+    Column("stop_on_same_error", Boolean, nullable=False),
+    #: How many letters it would deal with when it began.
+    Column("total", Integer, nullable=False),
+    Column("replayed", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    Column("tokens", Double, nullable=False),
+    Column("refilled_at", Double, nullable=False),
+    Column("note", Text),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("finished_by", Text),
+    Column("because", Text),
+    Index("ix_operations_tenant_id", "tenant", "id"),
+    _partial("uq_operations_running", "tenant", where="state = 'running'", unique=True),
+)
+
+#: What people did, and why; written in the transaction that did it, never changed.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("why", Text),
+    Column("data", Text, nullable=False),
+    Index("ix_audit_tenant_id", "tenant", "id"),
+    Index("ix_audit_subject_id", "subject", "id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("incarnation", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("queues", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("lost_slots", Integer, nullable=False),
+    Column("busy", Integer, nullable=False),
+    Column("draining", Boolean, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("lock", Big),
+    Column("started_at", Double, nullable=False),
+    Column("heartbeat_at", Double, nullable=False),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    #: The newest marker sent: what a step dispatched now is stamped with.
+    Column("marker", Integer, nullable=False),
+    #: The greatest marker a worker has seen, and since when.
+    Column("seen", Integer, nullable=False),
+    Column("seen_at", Double),
+    Column("sent_at", Double),
+)
+
+agent_limits = Table(
+    "agent_limits",
+    metadata,
+    Column("tenant", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("concurrency", Integer),
+    Column("rate", Double),
+    Column("tokens", Double, nullable=False),
+    Column("refilled_at", Double, nullable=False),
+    Column("paused_until", Double),
+    PrimaryKeyConstraint("tenant", "agent"),
+)
+
+duties = Table(
+    "duties",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text),
+    Column("until", Double, nullable=False),
+    Column("value", Text),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("at", Double, nullable=False),
+    Index("ix_quarantine_at", "at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("hash", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
+
+#: Counters, written in the transaction that makes them true: one row per process, series and labels, so none is hot.
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("process", Text, nullable=False),
+    Column("series", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("value", Double, nullable=False),
+    PrimaryKeyConstraint("process", "series", "labels"),
+)

@@ -1,0 +1,62 @@
+"""Workflow versions: immutable, named by the hash of their content with the agents they use."""
+
+from __future__ import annotations
+
+from orchestrator.domain.workflow import Limits
+from orchestrator.store.database import Session
+
+#: Characters of a version.
+HASH_LENGTH = 32
+
+
+def put(session: Session, name: str, version: str, definition: str, *, listed: bool) -> None:
+    """Writes a version; writing it again changes nothing, but lists it as the name's newest if asked."""
+    session.execute(
+        "INSERT INTO workflows (version, name, definition, listed_at, created_at) VALUES (:version, :name, :definition,"
+        " NULL, {now}) ON CONFLICT (version) DO NOTHING",
+        {"version": version, "name": name, "definition": definition},
+    )
+    if listed:
+        session.execute("UPDATE workflows SET listed_at = {now} WHERE version = :version", {"version": version})
+
+
+def definition(session: Session, version: str) -> str | None:
+    found = session.value("SELECT definition FROM workflows WHERE version = :version", {"version": version})
+    return None if found is None else str(found)
+
+
+def newest(session: Session, name: str, version: str | None = None) -> tuple[str, str] | None:
+    """(version, definition) of ``name``: the newest listed, or the listed one whose hash starts with ``version``.
+
+    What came inline with a job is found by its whole hash alone: it is nobody's but its submitter's.
+    """
+    clause = "AND substr(version, 1, :length) = :version" if version else ""
+    if version is None or len(version) < HASH_LENGTH:
+        clause += " AND listed_at IS NOT NULL"
+    row = session.one(
+        f"SELECT version, definition FROM workflows WHERE name = :name {clause} ORDER BY listed_at DESC LIMIT 1",
+        {"name": name, "version": version, "length": len(version)} if version else {"name": name},
+    )
+    return None if row is None else (row["version"], row["definition"])
+
+
+def names(session: Session) -> list[dict[str, object]]:
+    return session.rows(
+        "SELECT name, version, listed_at, created_at FROM workflows WHERE listed_at IS NOT NULL"
+        " ORDER BY name, listed_at DESC"
+    )
+
+
+def put_limits(session: Session, tenant: str, limits: dict[str, Limits]) -> None:
+    """The tenant's newest definition of an agent's limits holds, for every workflow of its that names the agent."""
+    session.many(
+        "INSERT INTO agent_limits (tenant, agent, concurrency, rate, tokens, refilled_at)"
+        " VALUES (:tenant, :agent, :concurrency, :rate, 1, {now})"
+        " ON CONFLICT (tenant, agent) DO UPDATE SET concurrency = excluded.concurrency, rate = excluded.rate"
+        " WHERE coalesce(agent_limits.concurrency, -1) <> coalesce(excluded.concurrency, -1)"
+        " OR coalesce(agent_limits.rate, -1) <> coalesce(excluded.rate, -1)",
+        [
+            {"tenant": tenant, "agent": agent, "concurrency": limit.concurrency, "rate": limit.rate_per_second()}
+            for agent, limit in sorted(limits.items())
+        ],
+    )
