@@ -1,0 +1,77 @@
+"""Cancel: what has not begun ends at once, live calls are asked to stop, the job ends when none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orchestrator.domain.advance import Advance
+from orchestrator.domain.errors import Conflict, NotFound
+from orchestrator.domain.ids import ROOT, JobId
+from orchestrator.domain.outcome import Failure, FailureClass
+from orchestrator.domain.plan import JobRow
+from orchestrator.domain.states import JOB_MOVING, JobState
+from orchestrator.engine import audit
+from orchestrator.engine.context import Engine
+from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, write
+from orchestrator.store import jobs, steps
+from orchestrator.store.database import Session
+
+
+def cancel(
+    engine: Engine, job_id: JobId, tenant: str | None = None, *, by: str | None = None, note: str | None = None
+) -> JobRow:
+    """Asks a job to stop. Again is no error. Raises ``NotFound``, or ``Conflict`` if it ended in another way.
+
+    ``by`` and ``note`` go into the audit trail, once: with the call that stopped it.
+    """
+
+    def decide(session: Session, advance: Advance) -> None:
+        advance.cancel_job()
+        if by is not None:
+            audit.note(engine, session, "job.cancelled", job_id, tenant=advance.job.tenant, by=by, why=note)
+
+    job = _stop(engine, job_id, tenant, decide)
+    if job.state in (JobState.CANCELLING, JobState.CANCELLED):
+        return job
+    raise Conflict(f"job {job_id} is {job.state.value} and cannot be cancelled.")
+
+
+def expire(engine: Engine, job_id: JobId) -> JobRow:
+    """Fails a job that is past its deadline."""
+
+    def decide(_: Session, advance: Advance) -> None:
+        advance.expire_job(Failure(FailureClass.TIMEOUT, "the job's deadline has passed", outcome_known=False))
+
+    return _stop(engine, job_id, None, decide)
+
+
+def _stop(engine: Engine, job_id: JobId, tenant: str | None, decide: Callable[[Session, Advance], None]) -> JobRow:
+    for attempt in range(5):
+        batch = _Batch()
+
+        def work(session: Session, batch: _Batch = batch) -> JobRow:
+            job = jobs.lock(session, [job_id]).get(job_id)
+            if job is None or (tenant is not None and job.tenant != tenant):
+                raise NotFound(f"no job {job_id}.")
+            if job.state not in JOB_MOVING:
+                return job
+            plan = engine.plans.get(session, job.version)
+            now = session.now()
+            root = steps.load(session, job_id, [ROOT])
+            if root[0].stopping is not None:
+                return job
+            advance = Advance(plan, job, root, now, engine.caps.steps)
+            decide(session, advance)
+            run_stops(session, advance)
+            write(engine, session, [advance], batch, now)
+            return job
+
+        try:
+            job = engine.db.run(work)
+        except Moved:
+            if attempt == 4:
+                raise
+            continue
+        publish(engine, batch)
+        return job
+    raise AssertionError("unreachable")

@@ -1,0 +1,126 @@
+"""What every use case needs: the database, the clock, the plans, the feed. Built once per process by bootstrap."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.clock import Clock
+from orchestrator.domain.errors import NotFound
+from orchestrator.domain.ids import Incarnation, JobId
+from orchestrator.domain.json_values import loads
+from orchestrator.domain.plan import Plan
+from orchestrator.domain.planner import compile_plan
+from orchestrator.domain.workflow import Agent, Workflow
+from orchestrator.engine.texts import Texts
+from orchestrator.store import workflows
+from orchestrator.store.database import Database, Session
+from orchestrator.store.payloads import PayloadSizes
+
+if TYPE_CHECKING:
+    from orchestrator.engine.feed import Feed
+
+__all__ = ["Caps", "Engine", "PayloadSizes", "Plans"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Sizes nothing may exceed; each is a setting."""
+
+    width: int = 10_000
+    steps: int = 50_000
+    body_bytes: int = 4 * 1024 * 1024
+    output_bytes: int = 10 * 1024 * 1024
+    #: Seconds a job may take whose workflow sets no deadline.
+    deadline: float = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a worker needs to know of a job; never changes while the job runs."""
+
+    id: JobId
+    tenant: str
+    workflow: str
+    version: str
+    tags: dict[str, str]
+    input: str
+
+
+class KnownFacts:
+    """Facts of the jobs a process works on: the newest ``keep``, and only those with an input of moderate size."""
+
+    def __init__(self, keep: int = 2000, largest: int = 65_536) -> None:
+        self._keep = keep
+        self._largest = largest
+        self._lock = threading.Lock()
+        self._facts: OrderedDict[JobId, Facts] = OrderedDict()
+
+    def get(self, wanted: Iterable[JobId]) -> dict[JobId, Facts]:
+        with self._lock:
+            return {job_id: self._facts[job_id] for job_id in wanted if job_id in self._facts}
+
+    def keep(self, facts: Mapping[JobId, Facts]) -> None:
+        with self._lock:
+            for job_id, fact in facts.items():
+                if len(fact.input) <= self._largest:
+                    self._facts[job_id] = fact
+            while len(self._facts) > self._keep:
+                self._facts.popitem(last=False)
+
+
+class Plans:
+    """Compiled workflow versions, which never change: the most recently used stay in memory."""
+
+    def __init__(self, keep: int = 256) -> None:
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
+
+    def known(self, version: str) -> Plan | None:
+        """The plan, if this process has compiled it; the database may not hold it yet."""
+        with self._lock:
+            plan = self._plans.get(version)
+            if plan is not None:
+                self._plans.move_to_end(version)
+            return plan
+
+    def get(self, session: Session, version: str) -> Plan:
+        plan = self.known(version)
+        if plan is not None:
+            return plan
+        definition = workflows.definition(session, version)
+        if definition is None:
+            raise NotFound(f"workflow version {version} is not in the database.")
+        return self.add(version, *parse_definition(definition))
+
+    def add(self, version: str, workflow: Workflow, registered: dict[str, Agent]) -> Plan:
+        plan = compile_plan(workflow, version, registered)
+        with self._lock:
+            self._plans[version] = plan
+            while len(self._plans) > self._keep:
+                self._plans.popitem(last=False)
+        return plan
+
+
+def parse_definition(text: str) -> tuple[Workflow, dict[str, Agent]]:
+    """A stored definition: the workflow, its agents inlined."""
+    return Workflow.model_validate(loads(text)), {}
+
+
+@dataclass(slots=True)
+class Engine:
+    db: Database
+    clock: Clock
+    #: This life of this process: owner of its leases, its counters' row, its name in the workers table.
+    process: Incarnation
+    lease: float = 15.0
+    sizes: PayloadSizes = field(default_factory=PayloadSizes)
+    caps: Caps = field(default_factory=Caps)
+    plans: Plans = field(default_factory=Plans)
+    texts: Texts = field(default_factory=Texts)
+    facts: KnownFacts = field(default_factory=KnownFacts)
+    feed: Feed = field(init=False)

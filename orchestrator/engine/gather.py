@@ -1,0 +1,117 @@
+"""What a claimed step reads: its job, its plan, and the outputs its expressions name, in a fresh snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.domain.ids import JobId, StepPath
+from orchestrator.domain.outcome import Stored
+from orchestrator.domain.plan import JobRow, Kind, Node, Plan, StepRow
+from orchestrator.domain.states import STEP_DONE
+from orchestrator.engine.context import Engine, Facts
+from orchestrator.engine.texts import Texts
+from orchestrator.store import jobs, payloads, steps
+from orchestrator.store.database import Session
+
+Key = tuple[JobId, StepPath]
+
+
+@dataclass(slots=True)
+class Claimed:
+    """A step this process owns, with everything its execution reads."""
+
+    row: StepRow
+    facts: Facts
+    plan: Plan
+    node: Node
+    #: JSON texts of the steps its expressions name.
+    outputs: dict[str, str]
+    #: For a composite's body: its children in order, with the JSON text of each output.
+    children: list[tuple[StepRow, str | None]]
+    vars: str | None
+    texts: Texts
+
+    @property
+    def opening(self) -> bool:
+        return self.node.composite and self.row.width is None
+
+
+def gather(
+    engine: Engine, session: Session, rows: Sequence[StepRow], known: Iterable[Iterable[StepRow]] = ()
+) -> dict[Key, Claimed]:
+    """Everything the execution of ``rows`` reads. ``known``: rows this transaction holds already."""
+    if not rows:
+        return {}
+    facts = _facts(engine, session, {row.job_id for row in rows})
+    plans = {job_id: engine.plans.get(session, fact.version) for job_id, fact in facts.items()}
+    reads: dict[Key, dict[str, StepPath]] = {}
+    children: dict[Key, list[StepRow]] = {}
+    for row in rows:
+        key = (row.job_id, row.path)
+        reads[key], children[key] = _reads(session, plans[row.job_id].nodes[row.ref], row)
+    wanted = {(job_id, path) for (job_id, _), names in reads.items() for path in names.values()}
+    outputs = _outputs(session, wanted, known)
+    values: list[Stored | None] = [row.vars for row in rows]
+    values += [row.output for row in outputs.values()]
+    values += [child.output for group in children.values() for child in group]
+    texts = engine.texts.read(session, values)
+    claimed = {}
+    for row in rows:
+        key = (row.job_id, row.path)
+        plan = plans[row.job_id]
+        claimed[key] = Claimed(
+            row,
+            facts[row.job_id],
+            plan,
+            plan.nodes[row.ref],
+            {
+                name: payloads.text_of(outputs[row.job_id, path].output, texts) or "null"
+                for name, path in reads[key].items()
+                if (row.job_id, path) in outputs and outputs[row.job_id, path].state in STEP_DONE
+            },
+            [(child, payloads.text_of(child.output, texts)) for child in children[key]],
+            payloads.text_of(row.vars, texts),
+            engine.texts,
+        )
+    return claimed
+
+
+def _outputs(session: Session, wanted: set[Key], known: Iterable[Iterable[StepRow]]) -> dict[Key, StepRow]:
+    if not wanted:
+        return {}
+    found = {
+        (row.job_id, row.path): row
+        for rows in known
+        for row in rows
+        if (row.job_id, row.path) in wanted and row.state in STEP_DONE
+    }
+    missing = wanted - found.keys()
+    return found | steps.outputs(session, missing) if missing else found
+
+
+def _reads(session: Session, node: Node, row: StepRow) -> tuple[dict[str, StepPath], list[StepRow]]:
+    names = {read.name: read.path(row.path) for read in node.reads}
+    if not node.composite or row.width is None or node.kind is Kind.SEQUENCE:
+        return names, []
+    if node.kind is Kind.SUPERVISE:
+        one = StepPath(f"{row.path}/round-{row.round}")
+        return names, [r for r in steps.children(session, row.job_id, one) if r.path != f"{one}/plan"]
+    return names, steps.children(session, row.job_id, row.path)
+
+
+def _facts(engine: Engine, session: Session, wanted: set[JobId]) -> dict[JobId, Facts]:
+    """What never changes of the jobs; asked for once per process and job."""
+    found = engine.facts.get(wanted)
+    missing = wanted - found.keys()
+    if missing:
+        rows = jobs.get_many(session, missing)
+        texts = engine.texts.read(session, (job.input for job in rows.values()))
+        fresh = {job_id: _fact(job, texts) for job_id, job in rows.items()}
+        engine.facts.keep(fresh)
+        found |= fresh
+    return found
+
+
+def _fact(job: JobRow, texts: dict[str, str]) -> Facts:
+    return Facts(job.id, job.tenant, job.workflow, job.version, job.tags, payloads.text_of(job.input, texts) or "null")

@@ -1,0 +1,289 @@
+"""Claim and settle: the two writes every attempt makes, in batches (a batch of one is the common case).
+
+A settle locks its jobs in order, loads what it may move, lets ``domain/advance`` decide, and writes the checkpoint, the
+successors, the attempt, the events and the counters in one transaction. If the step that follows is the only one, it is
+claimed in that same transaction and handed back (*continuation in place*). Zero rows means someone else owns the step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.crashpoints import crashpoint
+from orchestrator.domain.advance import Advance
+from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
+from orchestrator.domain.outcome import Usage
+from orchestrator.domain.plan import Kind, StepRow
+from orchestrator.domain.result import Result, Retrying
+from orchestrator.domain.states import JobState, StepState
+from orchestrator.engine.context import Engine
+from orchestrator.engine.feed import step_ref
+from orchestrator.engine.gather import Claimed, gather
+from orchestrator.store import changes, desk, feed, history, jobs, payloads, steps
+from orchestrator.store.changes import Changes
+from orchestrator.store.database import Session
+from orchestrator.store.rows import job_values, step_values
+
+
+class Moved(Exception):
+    """A row changed between load and write: the transaction is rolled back and run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """An attempt's result, under the fence it was made with."""
+
+    job_id: JobId
+    path: StepPath
+    ref: str
+    fence: int
+    result: Result
+    usage: Usage = Usage()
+    worker: str | None = None
+    #: Whether a sole successor is claimed for this worker at once, if it is on one of these queues.
+    continue_on: frozenset[str] = frozenset()
+    #: The caller publishes the body of a join this settle decides (the chord backend does), unless it continues there.
+    sends_body: bool = False
+
+
+@dataclass(slots=True)
+class Settled:
+    won: bool
+    next: Claimed | None = None
+    #: Steps that became ready and were left to others.
+    ready: int = 0
+    job_state: JobState | None = None
+    #: Seconds from submit to end, when this settle ended the job.
+    job_seconds: float | None = None
+    #: The body of the join this settle decided, for the caller to publish.
+    body: StepRef | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one transaction publishes once it is committed."""
+
+    ready: list[StepRow] = field(default_factory=list)
+    published: list[StepRef] = field(default_factory=list)
+    #: Ready rows that their settle's caller publishes.
+    bodies: list[StepRow] = field(default_factory=list)
+    timers: list[float] = field(default_factory=list)
+    wake: set[QueueName] = field(default_factory=set)
+
+
+def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
+    """Claims what is still ready of ``refs``. What is missing from the answer belongs to someone else, or to no one."""
+
+    def work(session: Session) -> tuple[dict[tuple[JobId, StepPath], Claimed], list[QueueName]]:
+        rows = steps.claim(session, refs, engine.process, engine.lease)
+        behind = [queue for queue in asked if feed.has_backlog(session, queue)]
+        return gather(engine, session, rows), behind
+
+    asked = engine.feed.unsure({ref.queue for ref in refs})
+    found, behind = engine.db.run(work)
+    crashpoint("claim.after_commit")
+    engine.feed.behind(behind)
+    for ref in refs:
+        engine.feed.claimed(ref.queue)
+    return {ref: found[ref.job_id, ref.path] for ref in refs if (ref.job_id, ref.path) in found}
+
+
+def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
+    """Writes ``intents`` (of any jobs) in one transaction, then publishes what became ready."""
+    for attempt in range(5):
+        batch = _Batch()
+        try:
+            settled = engine.db.run(lambda session: settle_in(engine, session, intents, batch))  # noqa: B023
+            break
+        except Moved:
+            if attempt == 4:
+                raise
+    crashpoint("settle.after_commit")
+    publish(engine, batch)
+    return settled
+
+
+def prepare(engine: Engine, claimed: Claimed, rows: Sequence[StepRow]) -> bool:
+    """Writes a chunk of a wide fan-out before the settle that lets it go; False when the lease is lost."""
+
+    def work(session: Session) -> bool:
+        payloads.write(session, (row.vars for row in rows), engine.sizes.compress_bytes)
+        return steps.prepare(session, claimed.row, rows)
+
+    return engine.db.run(work)
+
+
+def publish(engine: Engine, batch: _Batch) -> None:
+    engine.feed.committed(batch.published, batch.ready)
+    for delay in batch.timers:
+        engine.feed.wake_at(delay)
+    if batch.wake:
+        engine.feed.wake(batch.wake)
+
+
+def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch: _Batch) -> list[Settled]:
+    """The transaction's work."""
+    locked, now = jobs.lock_at(session, (intent.job_id for intent in intents))
+    by_job: dict[JobId, list[int]] = defaultdict(list)
+    for index, intent in enumerate(intents):
+        by_job[intent.job_id].append(index)
+    plans = {job_id: engine.plans.get(session, job.version) for job_id, job in locked.items()}
+    keys = [
+        (intent.job_id, path)
+        for intent in intents
+        if intent.job_id in plans
+        for path in plans[intent.job_id].touched(intent.path, intent.ref)
+    ]
+    loaded: dict[JobId, list[StepRow]] = defaultdict(list)
+    for row in steps.load_many(session, keys):
+        loaded[row.job_id].append(row)
+    results = [Settled(won=False) for _ in intents]
+    follow: list[tuple[int, StepRow]] = []
+    advances: list[Advance] = []
+    for job_id, indexes in by_job.items():
+        job = locked.get(job_id)
+        if job is None:
+            continue
+        advance = Advance(plans[job_id], job, loaded[job_id], now, engine.caps.steps)
+        advances.append(advance)
+        _load_held(session, advance, [intents[i] for i in indexes])
+        for index in indexes:
+            _apply(engine, session, advance, intents[index], index, results, follow, batch)
+    write(engine, session, advances, batch, now)
+    crashpoint("settle.before_commit")
+    gathered = gather(engine, session, [row for _, row in follow], (a.rows.values() for a in advances))
+    for index, row in follow:
+        results[index].next = gathered[row.job_id, row.path]
+    return results
+
+
+def _apply(
+    engine: Engine,
+    session: Session,
+    advance: Advance,
+    intent: Settle,
+    index: int,
+    results: list[Settled],
+    follow: list[tuple[int, StepRow]],
+    batch: _Batch,
+) -> None:
+    row = advance.rows.get(intent.path)
+    if row is None or row.state is not StepState.RUNNING or row.fence != intent.fence:
+        return
+    before = len(advance.ready)
+    limited, queue = row.limited, row.queue
+    last_child = _closes_join(advance, row)
+    if last_child:
+        crashpoint("join.before_last_child")
+    advance.settle(row, intent.result, intent.usage, intent.worker)
+    run_stops(session, advance)
+    if last_child:
+        crashpoint("join.after_last_child")
+    if isinstance(intent.result, Retrying):
+        _after_retry(session, row, intent.result, batch)
+    mine = advance.ready[before:]
+    settled = results[index]
+    settled.won = True
+    settled.job_state = advance.job.state
+    if advance.job.finished_at is not None and advance.job.created_at is not None:
+        settled.job_seconds = advance.job.finished_at - advance.job.created_at
+    if len(mine) == 1 and _may_continue(mine[0], intent.continue_on):
+        advance.ready.pop()
+        follow.append((index, _take_over(engine, mine[0], advance.now)))
+    else:
+        settled.ready = len(mine)
+        body = next((r for r in mine if r.kind is not Kind.AGENT and r.width is not None), None)
+        if body is not None and intent.sends_body:
+            settled.body = step_ref(body)
+            batch.bodies.append(body)
+    if limited:
+        batch.wake.add(queue)
+
+
+def _closes_join(advance: Advance, row: StepRow) -> bool:
+    if row.parent is None:
+        return False
+    parent = advance.rows[row.parent]
+    return parent.live == 1 and advance.plan.nodes[parent.ref].has_body
+
+
+def _after_retry(session: Session, row: StepRow, result: Retrying, batch: _Batch) -> None:
+    if row.state is StepState.RETRYING:
+        batch.timers.append(result.delay)
+    if row.agent is not None and not result.charged:  # it said 429 and how long: nobody calls it till then
+        feed.pause_agent(session, row.tenant, row.agent, result.delay)
+
+
+def _may_continue(row: StepRow, queues: frozenset[str]) -> bool:
+    """Composites run anywhere: they only evaluate. A limited agent's step goes through the feed, which counts."""
+    if not queues or row.limited or row.losses:
+        return False
+    return row.kind is not Kind.AGENT or row.queue in queues
+
+
+def _take_over(engine: Engine, row: StepRow, now: float) -> StepRow:
+    row.state = StepState.RUNNING
+    row.attempt += 1
+    row.fence += 1
+    row.begun = False
+    row.lease_owner, row.lease_until = engine.process, now + engine.lease
+    row.started_at = now
+    row.first_started_at = row.first_started_at or now
+    return row
+
+
+def _load_held(session: Session, advance: Advance, intents: Sequence[Settle]) -> None:
+    """The members in line behind ``max_concurrency``, as many as this batch may let go."""
+    wanted: Counter[StepPath] = Counter()
+    for intent in intents:
+        for path, ref in advance.plan.chain(intent.path, intent.ref)[1:]:
+            if advance.plan.nodes[ref].max_concurrency is not None:
+                wanted[path] += 1
+    for path, count in wanted.items():
+        for row in steps.load_held(session, advance.job.id, path, count):
+            advance.rows.setdefault(row.path, row)
+            advance.before.setdefault(row.path, (row.state, row.fence))
+
+
+def run_stops(session: Session, advance: Advance) -> None:
+    """Cancels the subtrees that were decided against, until no further one follows."""
+    while advance.stops:
+        top, live_too = advance.stops.pop(0)
+        advance.stop(top, live_too, steps.load_open_below(session, advance.job.id, top))
+
+
+def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: _Batch, now: float) -> None:
+    """Writes what ``advances`` decided."""
+    counts: Counter[Any] = Counter()
+    for advance in advances:
+        for row in advance.ready:
+            if row.path not in advance.changed and row.path in advance.before:
+                advance.changed[row.path] = row
+    ready = [row for advance in advances for row in advance.ready if row.state is StepState.READY]
+    batch.published.extend(engine.feed.take(session, ready, now, batch.bodies))
+    batch.ready.extend(ready)
+    rows = Changes(jobs=[job_values(advance.job) for advance in advances])
+    for advance in advances:
+        written = [*advance.changed.values(), *advance.created]
+        payloads.write(
+            session, (value for row in written for value in (row.output, row.vars)), engine.sizes.compress_bytes
+        )
+        rows.moved += steps.moved(advance.changed.values(), advance.before)
+        rows.created += map(step_values, advance.created)
+        rows.attempts += history.attempt_rows(advance.job.id, advance.attempts, now)
+        rows.events += history.event_rows(advance.events)
+        counts.update(advance.counts)
+    rows.counts = history.count_rows(engine.process, counts)
+    if not changes.write(session, rows):
+        raise Moved
+    for advance in advances:
+        for parent, limit in advance.prepared:
+            batch.wake |= steps.make_ready(session, advance.job.id, parent, limit)
+        if advance.dead is not None:
+            crashpoint("dead_letter.move")
+            path, failure = advance.dead
+            agent = advance.rows[path].agent if path in advance.rows else None
+            desk.park(session, engine.clock.new_id(), advance.job, path, failure, agent)

@@ -1,0 +1,158 @@
+"""The process's one writer thread: coroutines hand it intents and await their futures.
+
+Group commit, adaptive: what is waiting when the writer is free goes into one transaction, so a lone step is never kept
+waiting and a thousand concurrent ones share commits. A batch that fails for its data is split until the guilty intent
+stands alone; its neighbours commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.crashpoints import CrashPointReached
+from orchestrator.domain.errors import Unavailable
+from orchestrator.domain.ids import StepRef
+from orchestrator.domain.plan import StepRow
+from orchestrator.engine.context import Engine
+from orchestrator.engine.gather import Claimed
+from orchestrator.engine.settle import Settle, Settled, claim, settle
+from orchestrator.store import steps
+
+log = logging.getLogger("orchestrator.writer")
+
+#: Intents a transaction holds at most.
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    ref: StepRef
+    future: Future[Claimed | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settle:
+    intent: Settle
+    future: Future[Settled]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    work: Callable[[], Any]
+    future: Future[Any]
+
+
+class Writer:
+    """``claimed`` is told of every claim before its caller is, ``batched`` of each batch's size; on its thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        claimed: Callable[[Claimed], None] = lambda _: None,
+        batched: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._engine = engine
+        self._claimed = claimed
+        self._batched = batched
+        self._queue: queue.SimpleQueue[_Claim | _Settle | _Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="orchestrator-writer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finishes what was handed over, then ends the thread."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(timeout=30)
+
+    def claim(self, ref: StepRef) -> Future[Claimed | None]:
+        """The claimed step, or None when it was someone else's."""
+        future: Future[Claimed | None] = Future()
+        self._queue.put(_Claim(ref, future))
+        return future
+
+    def settle(self, intent: Settle) -> Future[Settled]:
+        future: Future[Settled] = Future()
+        self._queue.put(_Settle(intent, future))
+        return future
+
+    def begun(self, row: StepRow) -> Future[bool]:
+        """Records that a call is about to be made; False: the lease is lost, do not call."""
+        return self.call(lambda: self._engine.db.run(lambda session: steps.mark_begun(session, row)))
+
+    def call(self, work: Callable[[], Any]) -> Future[Any]:
+        """Runs ``work`` on the writer's thread, between batches."""
+        future: Future[Any] = Future()
+        self._queue.put(_Call(work, future))
+        return future
+
+    # -- the thread
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            batch = [self._queue.get()]
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            closing = None in batch
+            self._batched(len(batch))
+            self._claims([item for item in batch if isinstance(item, _Claim)])
+            self._settles([item for item in batch if isinstance(item, _Settle)])
+            for item in batch:
+                if isinstance(item, _Call):
+                    _answer(item.future, item.work)
+
+    def _claims(self, items: list[_Claim]) -> None:
+        if not items:
+            return
+        try:
+            won = claim(self._engine, [item.ref for item in items])
+        except Exception as error:  # noqa: BLE001 - handed to the callers, who wait for it
+            self._split(items, error, self._claims)
+            return
+        given: set[StepRef] = set()
+        for item in items:  # a message may have come twice in one batch: one of the two owns the claim
+            mine = won.get(item.ref) if item.ref not in given else None
+            given.add(item.ref)
+            if mine is not None:
+                self._claimed(mine)
+            item.future.set_result(mine)
+
+    def _settles(self, items: list[_Settle]) -> None:
+        if not items:
+            return
+        try:
+            done = settle(self._engine, [item.intent for item in items])
+        except Exception as error:  # noqa: BLE001 - handed to the callers, who wait for it
+            self._split(items, error, self._settles)
+            return
+        for item, settled in zip(items, done, strict=True):
+            if settled.next is not None:
+                self._claimed(settled.next)
+            item.future.set_result(settled)
+
+    def _split(self, items: list[Any], error: Exception, again: Callable[[list[Any]], None]) -> None:
+        whole = isinstance(error, (Unavailable, CrashPointReached)) or len(items) == 1
+        if whole:
+            for item in items:
+                item.future.set_exception(error)
+            return
+        log.warning("writer.split", extra={"size": len(items), "error": str(error)})
+        half = len(items) // 2
+        again(items[:half])
+        again(items[half:])
+
+
+def _answer(future: Future[Any], work: Callable[[], Any]) -> None:
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 - handed to the caller, who waits for it
+        future.set_exception(error)

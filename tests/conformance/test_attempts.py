@@ -1,0 +1,92 @@
+"""What an attempt may answer and how long it may take: nothing unchecked is passed on, every time holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.engine import queries
+from tests.support.bench import Bench
+
+HERE = "tests.support.attempt_agents"
+GOOD = {"type": "object", "required": ["score"], "properties": {"score": {"type": "number"}}}
+
+
+def run(bench: Bench, agent: dict[str, Any], step: dict[str, Any], input: Any = None) -> dict[str, Any]:
+    flow = {
+        "name": "t",
+        "agents": {"it": agent, "echo": {"kind": "scripted"}},
+        "steps": [{"id": "a", "agent": "it", **step}, {"id": "b", "agent": "echo"}],
+    }
+    job = bench.submit(flow, input)
+    while bench.job(job)["state"] not in ("succeeded", "failed"):
+        bench.drive()
+    return {**bench.job(job), "steps": bench.steps(job), "attempts": queries.list_attempts(bench.engine, job)}
+
+
+BAD: list[tuple[Any, dict[str, Any]]] = [
+    ({"score": "high"}, {"output_schema": GOOD}),
+    ({}, {"output_schema": GOOD}),
+    ({"score": 0.2}, {"checks": ["output.score > 0.5"]}),
+    ({"score": 0.2}, {"checks": ["output.missing > 0.5"]}),
+    ("\x00", {}),
+    ("\ud800", {}),
+]
+
+
+@pytest.mark.parametrize(("answer", "rule"), BAD)
+def test_a_bad_output_never_reaches_the_next_step(bench: Bench, answer: Any, rule: dict[str, Any]) -> None:
+    """D1: schema, rule or not even JSON: the step is ``invalid_output`` and nothing after it runs."""
+    if answer in ("\x00", "\ud800"):
+        # What no definition can say, a Python agent can answer.
+        agent = {"kind": "python", "target": f"{HERE}:{'nul' if answer == chr(0) else 'surrogate'}"}
+    else:
+        agent = {"kind": "scripted", "script": [{"output": answer}]}
+    done = run(bench, agent, rule)
+    assert (done["state"], done["failure"]["class"]) == ("failed", "invalid_output")
+    assert done["steps"]["b"]["attempt"] == 0
+
+
+def test_a_rejected_answer_is_tried_again_with_the_complaint(bench: Bench) -> None:
+    """D2: the agent is told what was wrong; attempts are bounded, and each is paid for."""
+    retry = {"attempts": 2, "initial": "1ms", "max": "1ms", "on": ["invalid_output"]}
+    agent = {"kind": "python", "target": f"{HERE}:second_thoughts"}
+    done = run(bench, agent, {"output_schema": GOOD, "retry": retry})
+    assert done["state"] == "succeeded"
+    assert "score" in done["output"]["told"]
+    tries = [(a["outcome"], a["cost_usd"], a["input_tokens"]) for a in done["attempts"] if a["path"] == "a"]
+    assert tries == [("failed", 0.01, 10), ("succeeded", 0.01, 10)]
+    assert (done["cost_usd"], done["input_tokens"]) == (0.02, 20)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "input", "class_"),
+    [
+        ({"attempt": "50ms"}, {"seconds": 30, "tick": 30, "signs": False}, "timeout"),
+        ({"total": "50ms"}, {"seconds": 30, "tick": 30, "signs": False}, "timeout"),
+        ({"progress": "100ms"}, {"seconds": 30, "tick": 30, "signs": False}, "timeout"),
+        ({"progress": "2s"}, {"seconds": 0.3, "tick": 0.02, "signs": True}, None),
+    ],
+)
+def test_a_steps_own_times_hold(bench: Bench, timeout: Any, input: Any, class_: str | None) -> None:
+    """W2: every step may set its own attempt, total and progress time, and its own retry."""
+    agent = {"kind": "python", "target": f"{HERE}:sleeper"}
+    done = run(bench, agent, {"timeout": timeout, "retry": {"attempts": 1}}, input)
+    if class_ is None:
+        assert done["output"] == "awake"
+    else:
+        assert done["failure"]["class"] == class_
+        assert done["failure"]["outcome_known"] is False
+
+
+def test_an_agent_that_changes_its_input_changes_nobody_elses(bench: Bench) -> None:
+    agent = {"kind": "python", "target": f"{HERE}:vandal"}
+    flow = {
+        "name": "t",
+        "agents": {"it": agent},
+        "steps": [{"id": f"s{i}", "agent": "it", "with": {"list": ["constant"]}} for i in range(3)],
+    }
+    jobs = [bench.submit(flow, None) for _ in range(2)]
+    bench.drive()
+    assert [bench.job(job)["output"] for job in jobs] == [["constant", "vandal was here"]] * 2

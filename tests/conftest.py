@@ -1,0 +1,98 @@
+"""Real servers for the tests that need them: each started once for the run, each test in a database of its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import redis
+
+from orchestrator.clock import Clock
+from tests.support.servers import PostgresServer, PrometheusServer, RabbitServer, RedisServer, running
+
+#: A test that asks for one of these fixtures carries the marker of the server.
+SERVERS = ("postgres", "redis", "rabbitmq", "prometheus")
+
+
+def pytest_configure() -> None:
+    """The caller's settings must not decide a test; machines differ too much in speed for Hypothesis's deadlines."""
+    for name in [name for name in os.environ if name.startswith("ORCHESTRATOR_")]:
+        del os.environ[name]
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("house", deadline=None, print_blob=True, suppress_health_check=slow)
+    hypothesis.settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for server in SERVERS:
+            if any(name.startswith(f"{server}_") for name in getattr(item, "fixturenames", ())):
+                item.add_marker(server)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    yield from running(PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    yield from running(RedisServer)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    yield from running(RabbitServer, optional=True)
+
+
+@pytest.fixture(scope="session")
+def prometheus_server() -> Iterator[PrometheusServer]:
+    yield from running(PrometheusServer, optional=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A fresh, empty database."""
+    url = postgres_server.start().create_database()  # an earlier test may have killed it
+    yield url
+    postgres_server.start().drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def _redis_numbers() -> Iterator[int]:
+    return itertools.cycle(range(16))
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer, _redis_numbers: Iterator[int]) -> str:
+    """An empty database; what a straggler of the test before still writes goes elsewhere."""
+    url = redis_server.start().database_url(next(_redis_numbers))
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitServer) -> Iterator[str]:
+    """A fresh virtual host."""
+    url = rabbitmq_server.start().create_vhost()
+    yield url
+    rabbitmq_server.start().delete_vhost(url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'orchestrator.db'}"
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of a random test, shown when it fails; TEST_SEED repeats it."""
+    value = int(os.environ.get("TEST_SEED") or Clock().uniform() * 2**32)
+    print(f"TEST_SEED={value}")
+    return value

@@ -1,0 +1,43 @@
+"""Agents for the tests of attempts. They remember nothing but what their input and context say."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from workers.context import Context
+
+
+def second_thoughts(ctx: Context, input: Any) -> Any:
+    """Answers badly at first; told what was wrong, it answers well and says what it was told."""
+    ctx.usage(input_tokens=10, output_tokens=5, cost_usd=0.01, model="m")
+    if ctx.previous is None:
+        return {"score": "high"}
+    return {"score": 1, "told": ctx.previous.message}
+
+
+async def sleeper(ctx: Context, input: Any) -> Any:
+    """Sleeps, showing a sign of life every ``tick`` seconds."""
+    left = float(input["seconds"])
+    while left > 0:
+        await asyncio.sleep(input["tick"])
+        left -= input["tick"]
+        if input["signs"]:
+            ctx.progress()
+    return "awake"
+
+
+def vandal(ctx: Context, input: Any) -> Any:
+    """Changes its input: nobody else may see that."""
+    input["list"].append("vandal was here")
+    return input["list"]
+
+
+def nul(ctx: Context, input: Any) -> Any:
+    """Not storable: no JSON text may hold NUL here."""
+    return {"text": "a\x00b"}
+
+
+def surrogate(ctx: Context, input: Any) -> Any:
+    """Not encodable."""
+    return {"text": "\ud800"}
