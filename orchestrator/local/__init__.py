@@ -1,0 +1,1 @@
+"""Real servers as private child processes: for ``orchestrator up-local`` and for the tests."""
