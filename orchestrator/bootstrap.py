@@ -1,0 +1,138 @@
+"""Builds the adapters and hands them over: the one place where settings become objects."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.canvas.app import make_app
+from orchestrator.canvas.dispatch import KombuDispatcher
+from orchestrator.clock import Clock
+from orchestrator.domain.errors import ConfigError
+from orchestrator.domain.ids import Incarnation, StepRef
+from orchestrator.engine.context import Caps, Engine
+from orchestrator.engine.feed import Feed
+from orchestrator.engine.reconcile import Reconciler, Rhythm
+from orchestrator.settings import Settings
+from orchestrator.store import life, migrations
+from orchestrator.store.database import Database
+from orchestrator.store.payloads import PayloadSizes
+from orchestrator.telemetry.metrics import Meters
+
+#: A worker's parent names its child's life, so that it can bury it.
+INCARNATION = "ORCHESTRATOR_INCARNATION"
+
+
+def open_database(settings: Settings, *, application: str = "orchestrator") -> Database:
+    """Connects lazily: nothing is sent yet."""
+    return Database(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.db_pool_size,
+        sqlite_synchronous="FULL" if settings.sqlite_profile == "durable" else "NORMAL",
+        connect_timeout=settings.db_connect_timeout,
+        statement_timeout=settings.statement_timeout,
+        application=application,
+    )
+
+
+def new_incarnation(role: str, clock: Clock) -> Incarnation:
+    """One life of a process; the host and pid in it are for people, never for identity."""
+    given = os.environ.get(INCARNATION)
+    return Incarnation(given or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.new_id()[-12:]}")
+
+
+def build_app(settings: Settings, queues: Sequence[str] | None = None, concurrency: int | None = None) -> Any:
+    """The Celery application that publishes and, in a worker, consumes."""
+    return make_app(
+        settings.broker_url.get_secret_value(),
+        queues=tuple(queues or settings.worker_queues),
+        concurrency=concurrency or settings.worker_concurrency,
+        soft_shutdown_seconds=settings.drain_seconds,
+    )
+
+
+def build_engine(
+    settings: Settings,
+    role: str,
+    *,
+    app: Any = None,
+    db: Database | None = None,
+    process: Incarnation | None = None,
+    meters: Meters | None = None,
+    check_schema: bool = True,
+) -> Engine:
+    """The engine of a process of ``role``, its feed running. Close with ``close_engine``.
+
+    Raises ``SchemaOutdated`` and ``Unavailable``.
+    """
+    clock = Clock()
+    db = db or open_database(settings, application=f"orchestrator-{role}")
+    if check_schema:
+        migrations.check(db)
+    engine = Engine(
+        db,
+        clock,
+        process or new_incarnation(role, clock),
+        settings.lease_seconds,
+        PayloadSizes(settings.inline_bytes, settings.compress_bytes),
+        Caps(
+            settings.max_width,
+            settings.max_steps,
+            settings.max_body_bytes,
+            settings.max_output_bytes,
+            settings.job_deadline,
+        ),
+    )
+    feed: list[Feed] = []
+
+    def lost(refs: Sequence[StepRef]) -> None:
+        feed[0].lost(refs)
+
+    on_broker = meters.broker if meters is not None else (lambda _up: None)
+    dispatcher = KombuDispatcher(app or build_app(settings), lost, on_broker)
+    feed.append(Feed(db, dispatcher, clock, settings.tenant_weights))
+    engine.feed = feed[0]
+    engine.feed.start()
+    return engine
+
+
+def close_engine(engine: Engine) -> None:
+    engine.feed.close()
+    engine.db.close()
+
+
+def build_reconciler(settings: Settings, engine: Engine, meters: Meters | None = None) -> Reconciler:
+    rhythm = Rhythm(tick=settings.tick_seconds, marker=settings.marker_seconds)
+    counted: dict[str, Any] = {}
+    if meters is not None:
+        counted = {
+            "redispatched": meters.redispatched,
+            "on_broker": meters.broker,
+            "expired": meters.lease_expired,
+        }
+    return Reconciler(engine, rhythm, lambda who: life.is_dead(engine.db, who), **counted)
+
+
+def run_scheduler(settings: Settings, stop: threading.Event, meters: Meters | None = None) -> None:
+    """The scheduler's body: repairs every gap until ``stop`` is set."""
+    refuse_memory_broker(settings, "scheduler")
+    engine = build_engine(settings, "scheduler", meters=meters)
+    reconciler = build_reconciler(settings, engine, meters)
+    reconciler.start()
+    try:
+        stop.wait()
+    finally:
+        reconciler.close()
+        close_engine(engine)
+
+
+def refuse_memory_broker(settings: Settings, role: str) -> None:
+    """Raises ``ConfigError``: messages in one process's memory never reach another."""
+    if settings.broker_url.get_secret_value().startswith("memory:"):
+        raise ConfigError(
+            f"ORCHESTRATOR_BROKER_URL is memory://, which is for run and dev only; {role} is a process of its own.",
+            mend="Set it to redis://… or amqp://….",
+        )
