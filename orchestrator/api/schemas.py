@@ -1,0 +1,290 @@
+"""The shapes of requests, which are checked, and of answers, which are documented (/openapi.json)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from orchestrator.domain.states import JobState, StepState
+from orchestrator.domain.workflow import Duration
+
+MAX_DEADLINE = 3650 * 86400.0
+MAX_PRIORITY = 1000
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+def _sane(seconds: float) -> float:
+    if not 0 < seconds <= MAX_DEADLINE:
+        raise ValueError("a deadline is longer than nothing and at most 3650d")
+    return seconds
+
+
+#: As it travels: ``2h``.
+Deadline = Annotated[
+    Duration,
+    AfterValidator(_sane),
+    Field(json_schema_extra={"type": "string", "pattern": r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$", "examples": ["2h"]}),
+]
+TagName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+TagValue = Annotated[str, StringConstraints(max_length=255), AfterValidator(_printable)]
+WorkflowName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[0-9a-f]{1,64})?$")]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)]
+Note = Annotated[str, StringConstraints(max_length=2000)]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobRequest(Request):
+    """One job: a registered ``workflow`` by name (or ``name@version``), or a ``definition`` of its own."""
+
+    workflow: WorkflowName | None = None
+    definition: dict[str, Any] | None = Field(default=None, description="A workflow (see `orchestrator schema`).")
+    input: Any = None
+    priority: Annotated[int, Field(strict=True, ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    tags: Annotated[dict[TagName, TagValue], Field(max_length=50)] = Field(default_factory=dict)
+    deadline: Deadline | None = Field(default=None, description="From now; by default the workflow's own.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> JobRequest:
+        if (self.workflow is None) == (self.definition is None):
+            raise ValueError("name a workflow or send a definition, one of the two")
+        return self
+
+
+class BatchJob(JobRequest):
+    key: Key | None = Field(default=None, description="The job's idempotency key.")
+
+
+class BatchRequest(Request):
+    """All are accepted, or none."""
+
+    jobs: Annotated[list[BatchJob], Field(min_length=1, max_length=1000)]
+
+
+class NoteRequest(Request):
+    note: Note | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457. ``code`` is stable; docs/errors has a page for each."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+    problems: list[dict[str, Any]] | None = None
+
+
+class FailureView(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+
+    kind: str = Field(alias="class")
+    message: str
+    outcome_known: bool
+    answered: bool
+    retry_after: float | None
+    detail: dict[str, Any]
+
+
+class JobView(BaseModel):
+    """Times are seconds since the epoch. ``input`` and ``output`` only where one job is asked for."""
+
+    id: str
+    workflow: str
+    version: str
+    state: JobState
+    run: int
+    tenant: str
+    priority: int
+    tags: dict[str, str]
+    created_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    deadline_at: float | None
+    steps: int
+    cost_usd: float
+    input_tokens: int
+    output_tokens: int
+    failure: FailureView | None
+    input: Any = None
+    output: Any = None
+
+
+class JobPage(BaseModel):
+    jobs: list[JobView]
+    next: str | None
+
+
+class BatchView(BaseModel):
+    jobs: list[JobView]
+
+
+class StepView(BaseModel):
+    path: str
+    kind: str
+    state: StepState
+    agent: str | None
+    queue: str
+    epoch: int
+    attempt: int
+    losses: int
+    worker: str | None
+    ready_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    failure: FailureView | None
+    failed_at: str | None
+    output: Any = None
+
+
+class StepPage(BaseModel):
+    steps: list[StepView]
+    next: str | None
+
+
+class AttemptView(BaseModel):
+    path: str
+    epoch: int
+    attempt: int
+    agent: str | None
+    worker: str | None
+    started_at: float | None
+    ended_at: float
+    outcome: str
+    failure: FailureView | None
+    model: str | None
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+
+
+class AttemptList(BaseModel):
+    attempts: list[AttemptView]
+
+
+class EventView(BaseModel):
+    """``v`` is the version of this envelope, ``number`` gap-free in its job."""
+
+    v: int
+    job: str
+    number: int
+    run: int
+    type: str
+    path: str | None
+    at: float
+    data: dict[str, Any]
+
+
+class EventPage(BaseModel):
+    """``next`` goes into ``after``; ``complete``: the job has ended and nothing follows."""
+
+    events: list[EventView]
+    next: int
+    complete: bool
+
+
+class DeadLetterView(BaseModel):
+    id: str
+    job_id: str
+    path: str
+    run: int
+    tenant: str
+    workflow: str
+    state: Literal["open", "replayed", "discarded"]
+    reason: str
+    message: str
+    fingerprint: str
+    failure: FailureView
+    created_at: float
+    closed_at: float | None
+    closed_by: str | None
+    note: str | None
+    operation: str | None = None
+    attempts: list[AttemptView] | None = None
+
+
+class DeadLetterPage(BaseModel):
+    dead_letters: list[DeadLetterView]
+    next: str | None
+
+
+class WorkflowVersion(BaseModel):
+    version: str
+    listed_at: float
+    created_at: float
+
+
+class WorkflowSummary(BaseModel):
+    name: str
+    version: str
+    versions: int
+
+
+class WorkflowList(BaseModel):
+    workflows: list[WorkflowSummary]
+
+
+class WorkflowView(BaseModel):
+    """``versions``: newest first."""
+
+    name: str
+    version: str
+    definition: dict[str, Any]
+    versions: list[WorkflowVersion]
+
+
+class Registered(BaseModel):
+    name: str
+    version: str
+
+
+class QueueView(BaseModel):
+    """``oldest_seconds``: how long the oldest ready step has waited."""
+
+    queue: str
+    ready: int
+    running: int
+    slots: int
+    oldest_seconds: float | None
+
+
+class QueueList(BaseModel):
+    queues: list[QueueView]
+
+
+class WorkerView(BaseModel):
+    incarnation: str
+    name: str
+    role: str
+    queues: list[str]
+    slots: int
+    busy: int
+    lost_slots: int
+    draining: bool
+    version: str
+    started_at: float
+    heartbeat_at: float
+
+
+class WorkerList(BaseModel):
+    workers: list[WorkerView]
+
+
+class Health(BaseModel):
+    status: Literal["ok", "degraded"]
+    database: Literal["ok"]
+    broker: Literal["ok", "down"]
+
+
+class Live(BaseModel):
+    status: Literal["ok"]

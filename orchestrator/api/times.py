@@ -1,0 +1,23 @@
+"""Points in time as callers write them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.domain.errors import InvalidInput
+
+#: RFC 3339 (UTC if it does not say), or seconds since the epoch.
+When = datetime | Annotated[float, Field(allow_inf_nan=False)]
+
+
+def seconds(when: datetime | float | None) -> float | None:
+    """Since the epoch. Raises ``InvalidInput`` for a time that no clock here can show."""
+    if not isinstance(when, datetime):
+        return when
+    try:
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (OverflowError, ValueError):
+        raise InvalidInput(f"{when} is out of range.") from None
