@@ -1,0 +1,95 @@
+"""``workflows``: register definitions and see them; ``compile`` and ``schema``: look at one without running it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, assert_never
+
+import typer
+
+from orchestrator.cli.inputs import read_file
+from orchestrator.cli.printing import Json, json_text, put, table
+from orchestrator.cli.which_desk import open_desk
+
+workflows = typer.Typer(no_args_is_help=True, help="Register and list workflows.")
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow file, YAML or JSON.")]
+
+#: A workflow file larger than this is a mistake, in bytes.
+MAX_FILE = 4 * 1024 * 1024
+
+
+def read_workflow(path: Path) -> Any:
+    """The checked workflow. Raises ``UsageError`` or ``DefinitionError`` with file, line and path."""
+    from orchestrator.domain.parse import parse_workflow
+
+    return parse_workflow(read_file(path, "the workflow", MAX_FILE), file=str(path), known_agents={})
+
+
+@workflows.command()
+def apply(
+    files: Annotated[
+        list[Path], typer.Option("--file", "-f", metavar="FILE", help="A workflow file; repeat for more.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Register workflow files. Each is the newest version of its name; all are checked before the first is written."""
+    read = [read_workflow(path) for path in files]
+    with open_desk() as desk:
+        applied = [desk.apply(workflow) for workflow in read]
+    put(applied, as_json, lambda rows: "\n".join(f"{row['name']}@{row['version']}" for row in rows))
+
+
+@workflows.command("list")
+def list_(as_json: Json = False) -> None:
+    """List registered workflows, each with its newest version."""
+    with open_desk() as desk:
+        put(desk.workflows(), as_json, lambda rows: table(rows, ["name", "version", "versions"]))
+
+
+@workflows.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")],
+    as_json: Json = False,
+) -> None:
+    """Print a registered definition."""
+    with open_desk() as desk:
+        found = desk.workflow(name)
+    put(found if as_json else found["definition"], True)
+
+
+class Target(StrEnum):
+    """What a plan is compiled to."""
+
+    #: Stage by stage, as workers execute it: what follows a stage stands in SQL.
+    DURABLE = "durable"
+    #: One Celery canvas of the whole plan.
+    CANVAS = "canvas"
+
+
+def compile_(
+    file: File,
+    show: Annotated[bool, typer.Option("--show", help="Print the Celery signatures of each stage.")] = False,
+    target: Annotated[Target, typer.Option(help="durable: stage by stage. canvas: the whole plan.")] = Target.DURABLE,
+    as_json: Json = False,
+) -> None:
+    """Check a workflow file. Prints its stages in Celery's terms."""
+    from orchestrator.cli.stages import stages, summary, whole
+
+    workflow = read_workflow(file)
+    match target:
+        case Target.DURABLE:
+            found = stages(workflow)
+            put(found, as_json, lambda _: summary(found, signatures=show))
+        case Target.CANVAS:
+            put(whole(workflow), as_json)
+        case _:
+            assert_never(target)
+
+
+def schema() -> None:
+    """Print the JSON Schema of workflow files. For editors, which complete and check with it."""
+    from orchestrator.domain.parse import workflow_json_schema
+
+    print(json_text(workflow_json_schema()))
