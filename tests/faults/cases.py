@@ -1,0 +1,94 @@
+"""Every crash point with the place where it is armed, and every case that cannot occur with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.crashpoints import POINTS
+from tests.support.shapes import NAMES, Variant
+
+Kind = Literal["kill", "raise", "lie"]
+KINDS: tuple[Kind, ...] = ("kill", "raise", "lie")
+
+#: P13: a worker's parent saw it die. Its steps run again within so many seconds.
+SEEN_DYING = 2.0
+#: Nobody held the step: its message is gone, which markers find. Marker (0.5 s) + grace (2 s) + what the machine takes.
+LOST_MESSAGE = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """``where``: the process that is armed. ``count``: at which time it is reached, for each shape."""
+
+    where: Literal["submit", "worker", "replay"]
+    variant: Variant = "plain"
+    count: tuple[int, int, int] = (1, 1, 1)
+    #: A call that had ended may be made again: its result was not committed yet.
+    repeats: bool = False
+
+
+HOW: dict[str, How] = {
+    "submit.before_insert": How("submit"),
+    "submit.after_insert": How("submit"),
+    "submit.after_commit": How("submit"),
+    "publish.before_marking": How("worker", "limited", (2, 3, 3)),
+    "publish.before": How("worker", "limited", (2, 3, 3)),
+    "publish.after": How("worker", "limited", (2, 3, 3)),
+    "worker.after_receive": How("worker", count=(1, 3, 2)),
+    "claim.after_commit": How("worker", count=(1, 2, 2)),
+    "worker.before_ack": How("worker", count=(1, 2, 2)),
+    "call.before": How("worker", count=(2, 3, 3)),
+    "call.during": How("worker", count=(2, 3, 3)),
+    "call.after_answer": How("worker", count=(2, 3, 3), repeats=True),
+    "settle.before_commit": How("worker", count=(3, 4, 4), repeats=True),
+    "settle.after_commit": How("worker", count=(3, 4, 4)),
+    "join.before_last_child": How("worker", repeats=True),
+    "join.after_last_child": How("worker", repeats=True),
+    "timer.fire": How("worker", "transient"),
+    "lease.renew": How("worker", "slow"),
+    "dead_letter.move": How("worker", "permanent"),
+    "dead_letter.replay": How("replay", "permanent"),
+    "epoch.change": How("replay", "permanent"),
+}
+
+_COMMITTED = "the statement has committed: an exception here is a lie, and that is its own case"
+_NOT_COMMITTED = "nothing has committed here that could be denied"
+
+
+def impossible(point: str, kind: str) -> str | None:
+    """Why a case cannot occur; None when it can."""
+    committed = point.endswith(".after_commit")
+    if kind == "lie" and not committed:
+        return _NOT_COMMITTED
+    if kind == "raise" and committed:
+        return _COMMITTED
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    point: str
+    kind: Kind
+    shape: str
+
+    @property
+    def how(self) -> How:
+        return HOW[self.point]
+
+    @property
+    def armed(self) -> str:
+        count = self.how.count[NAMES.index(self.shape)]
+        return f"{self.point}={self.kind}@{count}"
+
+    def __str__(self) -> str:
+        return f"{self.point}-{self.kind}-{self.shape}"
+
+
+CASES = [
+    Case(point, kind, shape)
+    for point in POINTS
+    for kind in KINDS
+    for shape in NAMES
+    if point in HOW and impossible(point, kind) is None
+]
