@@ -1,0 +1,40 @@
+"""A server that answers ``POST /delay/SECONDS`` after so long, in its own process: ``python -m bench.fake_server``.
+
+It prints its port. One event loop, no framework: its own cost is reported apart from the columns'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+BODY = b'{"ok": true}'
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
+            await reader.readexactly(length)
+            await asyncio.sleep(float(head.split(b" ", 2)[1].rpartition(b"/")[2]))
+            close = b"connection: close" in head
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"
+                % (len(BODY), b"Connection: close\r\n" if close else b"", BODY)
+            )
+            if close:
+                break
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+
+
+async def main() -> None:
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

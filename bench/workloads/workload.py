@@ -1,0 +1,40 @@
+"""What a workload is, and one turn of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from bench.columns.column import Column, Fleet
+from bench.figures import Metric
+from bench.lab import Lab
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One column's turn. ``size`` are the workload's sizes, small ones in warm-up and with ``--quick``."""
+
+    lab: Lab
+    column: Column
+    size: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    name: str
+    title: str
+    metrics: tuple[Metric, ...]
+    #: How each column's turn is taken, by the column's name; a column without an entry takes none.
+    turns: Mapping[str, Callable[[Turn], Figures]]
+    size: Mapping[str, int]
+    quick: Mapping[str, int]
+    fleet: Fleet = field(default_factory=Fleet)
+    #: Fleets by column, where they differ.
+    fleets: Mapping[str, Fleet] = field(default_factory=dict)
+    #: False: the turn starts and stops its own workers.
+    started: bool = True
+    #: Turns of each column, where a pair takes minutes; None: as many as --pairs says.
+    pairs: int | None = None
+    note: str = ""
