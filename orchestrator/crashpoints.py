@@ -38,6 +38,9 @@ POINTS: Final = (
     "dead_letter.move",
     "dead_letter.replay",
     "epoch.change",
+    "compensation.before_call",
+    "compensation.after_call",
+    "compensation.after_commit",
 )
 
 VARIABLE: Final = "ORCHESTRATOR_CRASHPOINT"

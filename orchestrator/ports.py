@@ -37,6 +37,18 @@ class Dispatcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Undoing:
+    """What a compensator is to undo: the call that ``step`` made under ``key``.
+
+    ``outcome`` is ``known`` (it took effect), or ``unknown``: nobody can say, look it up by its key.
+    """
+
+    step: StepPath
+    key: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallContext:
     """What an agent is told beside its input. ``idempotency_key`` repeats while an earlier outcome is unknown."""
 
@@ -50,6 +62,8 @@ class CallContext:
     progress: Callable[[], None] = field(default=lambda: None)
     #: The failure of the attempt before, if any, for agents that can do better when told.
     previous: Failure | None = None
+    #: Set when this is a compensator's call.
+    undoing: Undoing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.expressions import ExpressionFailed
+from orchestrator.domain.ids import idempotency_key
 from orchestrator.domain.json_values import NotJson, dumps, loads
 from orchestrator.domain.outcome import Failure, FailureClass, Usage
 from orchestrator.domain.result import GaveUp, Result, Retrying
@@ -23,7 +24,7 @@ from orchestrator.domain.workflow import Agent, Effect, Retry, Timeout
 from orchestrator.engine.context import Engine
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.release import after
-from orchestrator.ports import AgentFailed, Answer, CallContext
+from orchestrator.ports import AgentFailed, Answer, CallContext, Undoing
 from workers.composites import scope
 from workers.watchdog import Watchdog
 
@@ -81,10 +82,11 @@ class Attempt:
             claimed.row.job_id,
             claimed.row.path,
             claimed.row.attempt,
-            idempotency_key(claimed),
+            idempotency_key(claimed.row.job_id, claimed.row.path, claimed.facts.version, claimed.row.generation),
             limit,
             progress.tick,
             claimed.row.failure,
+            _undoing(claimed),
         )
         try:
             async with asyncio.timeout(limit):
@@ -139,15 +141,22 @@ class Attempt:
             compiled = self._schemas[key] = compile_schema(dict(schema), "schema")
         return compiled.problems(value)
 
+    def owes(self, claimed: Claimed, text: str) -> str | None:
+        """The JSON text of what the compensator will be called with. Raises ``ExpressionFailed``, ``NotJson``."""
+        template = claimed.node.owes
+        if template is None:
+            return None
+        return dumps(template.evaluate({**scope(claimed, template), "output": loads(text)}))
+
     def lost_alone(self, claimed: Claimed) -> Result:
         """The step took its own process down, and nobody else's."""
         return after(claimed.row, claimed.plan, alone=True)
 
 
-def idempotency_key(claimed: Claimed) -> str:
-    """(job, step, version, generation): repeats while an earlier attempt's outcome is unknown."""
-    row = claimed.row
-    return f"{row.job_id}:{row.path}:{claimed.facts.version[:12]}:{row.generation}"
+def _undoing(claimed: Claimed) -> Undoing | None:
+    if claimed.row.undoes is None or claimed.vars is None:
+        return None
+    return Undoing(**claimed.texts.value(claimed.vars)["undoing"])
 
 
 def times_of(claimed: Claimed, agent: Agent) -> Timeout:

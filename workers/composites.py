@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, assert_never
 
+from orchestrator.domain import saga
 from orchestrator.domain.events import EventType
 from orchestrator.domain.expressions import Expression, ExpressionFailed, Template
+from orchestrator.domain.ids import idempotency_key
 from orchestrator.domain.json_values import NotJson, dumps, loads
 from orchestrator.domain.outcome import Failure, FailureClass, Stored
 from orchestrator.domain.plan import Kind
-from orchestrator.domain.planner import open_items, open_round, open_static
+from orchestrator.domain.planner import open_items, open_round, open_static, open_undo
 from orchestrator.domain.result import GaveUp, Opened, Result, Skipped, Succeeded
 from orchestrator.domain.states import STEP_DONE
 from orchestrator.engine.context import Caps, PayloadSizes
@@ -74,10 +76,23 @@ def _open(claimed: Claimed, sizes: PayloadSizes, caps: Caps) -> Result:
             return Opened(row, tuple(open_items(plan, row, members)))
         case Kind.SUPERVISE:
             return _round(claimed, 1, None, sizes)
+        case Kind.UNDO:
+            return _undo(claimed, sizes)
         case Kind.AGENT:
             raise TypeError("an agent step is not a composite")
         case never:
             assert_never(never)
+
+
+def _undo(claimed: Claimed, sizes: PayloadSizes) -> Result:
+    version = claimed.facts.version
+    owed = [
+        (debt, text, idempotency_key(claimed.row.job_id, debt.path, version, debt.generation))
+        for debt, text in claimed.owed
+    ]
+    members = saga.members(claimed.plan, claimed.row, claimed.vars, owed)
+    rows = open_undo(claimed.plan, claimed.row, [(one, sizes.prepare(one.vars)) for one in members])
+    return Opened(claimed.row, tuple(rows))
 
 
 def _items(claimed: Claimed) -> list[Any] | GaveUp:
@@ -124,8 +139,8 @@ def _body(claimed: Claimed, sizes: PayloadSizes) -> Result:
             return Succeeded(sizes.prepare(_list([("", _result(row, text)) for row, text in _finished(claimed)])))
         case Kind.SUPERVISE:
             return _verdict(claimed, sizes)
-        case Kind.AGENT:
-            raise TypeError("an agent step has no body")
+        case Kind.AGENT | Kind.UNDO:
+            raise TypeError(f"{node.kind.value} steps have no body")
         case never:
             assert_never(never)
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import structlog
 
 from orchestrator.domain.outcome import Failure, FailureClass, Usage
-from orchestrator.ports import CallContext
+from orchestrator.ports import CallContext, Undoing
 
 
 class AgentError(Exception):
@@ -116,6 +116,12 @@ class Context:
     def previous(self) -> Failure | None:
         """Why the attempt before failed, for an agent that does better when told; None on the first."""
         return self._call.previous
+
+    @property
+    def undoing(self) -> Undoing | None:
+        """For a compensator: which call it is to undo. Its ``outcome`` is ``unknown`` when nobody knows whether that
+        call took effect: look it up by ``undoing.key``; undo it if it did, and answer if it did not."""
+        return self._call.undoing
 
     @property
     def config(self) -> dict[str, Any]:

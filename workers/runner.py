@@ -249,27 +249,43 @@ class Runner:
         except (ExpressionFailed, NotJson) as error:
             return GaveUp(Failure(FailureClass.PERMANENT, str(error), detail={"step": claimed.row.path})), Usage()
         agent = self.attempt.agent(claimed)
-        effect = (claimed.node.step.effect if claimed.node.step else None) or agent.effect
+        effect = claimed.node.effect_of(agent)
         if (effect != "read" or not agent.honours_key) and not await self._write(
             lambda: self.writer.begun(claimed.row)
         ):
             return Released(lost=False), Usage()
-        crashpoint("call.before")
+        undoing = claimed.row.undoes is not None
+        crashpoint("compensation.before_call" if undoing else "call.before")
         alone = claimed.row.losses >= SUSPECT_AFTER
         done = await self.attempt.call(claimed, agent, value, alone=alone)
-        crashpoint("call.after_answer")
+        crashpoint("compensation.after_call" if undoing else "call.after_answer")
         if isinstance(done.outcome, Failure):
             if alone and done.outcome.kind is FailureClass.WORKER_LOST:
                 return self.attempt.lost_alone(claimed), done.usage
             return decide(claimed, agent, effect, done.outcome, self.engine.clock.uniform()), done.usage
-        return Succeeded(self.engine.sizes.prepare(done.outcome)), done.usage
+        try:
+            owes = self.attempt.owes(claimed, done.outcome)
+        except (ExpressionFailed, NotJson) as error:
+            message = f"it is done, but what would undo it cannot be told: {error}"
+            return GaveUp(Failure(FailureClass.PERMANENT, message, answered=True)), done.usage
+        sizes = self.engine.sizes
+        return Succeeded(sizes.prepare(done.outcome), owes=None if owes is None else sizes.prepare(owes)), done.usage
 
     # -- writing
 
     async def _settle(self, claimed: Claimed, result: Result, usage: Usage, continue_on: frozenset[str]) -> Settled:
         row = claimed.row
         intent = Settle(
-            row.job_id, row.path, row.ref, row.fence, result, usage, self.engine.process, continue_on, sends_body=True
+            row.job_id,
+            row.path,
+            row.ref,
+            row.fence,
+            result,
+            usage,
+            self.engine.process,
+            continue_on,
+            sends_body=True,
+            undoes=row.undoes,
         )
         settled = await self._write(lambda: self.writer.settle(intent))
         if row.limited or settled.job_state is not JobState.RUNNING:

@@ -35,6 +35,8 @@ class LoopThread:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout)
+        elif not self._loop.is_closed():  # it was never started
+            self._loop.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from orchestrator.cli.compensations import compensations
 from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.cli.dev import dev
 from orchestrator.cli.doctor import doctor
@@ -36,6 +37,7 @@ app.command("scheduler")(scheduler)
 app.command("migrate")(migrate)
 app.command("submit")(submit)
 jobs.command("explain")(explain)
+jobs.command("compensations")(compensations)
 app.add_typer(jobs, name="jobs")
 dead_letters.command("groups")(groups)
 app.add_typer(dead_letters, name="dead-letters")

@@ -62,6 +62,9 @@ class Desk(Protocol):
     def explain(self, job_id: str) -> Row:
         """What the job waits for."""
 
+    def compensations(self, job_id: str) -> list[Row]:
+        """What the job owes or owed, in the order it was done."""
+
     def groups(self, wanted: LetterFilter) -> list[Row]: ...
 
     def replay_all(self, wanted: LetterFilter, *, everything: bool, dry_run: bool, **how: Any) -> Row:

@@ -15,7 +15,7 @@ from orchestrator.domain.ids import JobId
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.states import JobState
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import audit, cancel, dead_letters, explain, queries, replays, submit
+from orchestrator.engine import audit, cancel, dead_letters, explain, queries, replays, submit, undoing
 from orchestrator.engine.context import Engine
 from orchestrator.settings import Settings
 from orchestrator.store import desk, workflows
@@ -134,6 +134,9 @@ class DirectDesk:
 
     def explain(self, job_id: str) -> Row:
         return explain.explain(self._engine, JobId(job_id))
+
+    def compensations(self, job_id: str) -> list[Row]:
+        return undoing.ledger(self._engine, JobId(job_id))
 
     def groups(self, wanted: LetterFilter) -> list[Row]:
         return replays.groups(self._engine, wanted, None)

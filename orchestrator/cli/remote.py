@@ -109,6 +109,10 @@ class RemoteDesk:
     def explain(self, job_id: str) -> Row:
         return self._client.ask("GET", f"/v1/jobs/{job_id}/explain")
 
+    def compensations(self, job_id: str) -> list[Row]:
+        rows: list[Row] = self._client.ask("GET", f"/v1/jobs/{job_id}/compensations")["compensations"]
+        return rows
+
     def groups(self, wanted: LetterFilter) -> list[Row]:
         rows: list[Row] = self._client.ask("GET", "/v1/dead-letters/groups", params=wanted.given())["groups"]
         return rows

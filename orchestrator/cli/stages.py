@@ -71,7 +71,7 @@ def _below(plan: Plan, ref: str, path: str) -> Iterator[dict[str, Any]]:
 
     node = plan.nodes[ref]
     match node.kind:
-        case Kind.AGENT:
+        case Kind.AGENT | Kind.UNDO:  # what is undone, and in which order, only a run can tell
             return
         case Kind.SEQUENCE:
             yield from _sequence(plan, ref, path)

@@ -8,15 +8,16 @@ same transaction. Cancelling a subtree needs all its rows: ``stops`` names them,
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, assert_never
 
-from orchestrator.domain.events import Event, EventType
+from orchestrator.domain.events import EventType
 from orchestrator.domain.ids import ROOT, QueueName, StepPath, parent_of
 from orchestrator.domain.joins import Decision, decide
 from orchestrator.domain.outcome import NULL, Failure, FailureClass, Stored, Usage
-from orchestrator.domain.plan import STOP_CANCELLED, STOP_FAILED, JobRow, Kind, Plan, StepRow
+from orchestrator.domain.plan import STOP_CANCELLED, STOP_FAILED, UNDO, Kind, StepRow
+from orchestrator.domain.repaying import Repaying
 from orchestrator.domain.result import (
     AttemptRecord,
     Cancelled,
@@ -30,39 +31,19 @@ from orchestrator.domain.result import (
     Skipped,
     Succeeded,
 )
-from orchestrator.domain.states import JOB_MOVING, STEP_DONE, STEP_NOT_BEGUN, JobState, StepState
+from orchestrator.domain.saga import carry_doubt, doubtful, is_undoing
+from orchestrator.domain.states import JOB_CLAIMABLE, STEP_DONE, STEP_NOT_BEGUN, JobState, StepState
 
 
-class Advance:
-    """One job's changes in one transaction. ``now`` is the database's clock, in seconds."""
-
-    def __init__(self, plan: Plan, job: JobRow, rows: Iterable[StepRow], now: float, max_steps: int = 50_000) -> None:
-        self.plan = plan
-        self.job = job
-        self.now = now
-        self.max_steps = max_steps
-        self.rows: dict[StepPath, StepRow] = {row.path: row for row in rows}
-        self.before: dict[StepPath, tuple[StepState, int]] = {
-            path: (row.state, row.fence) for path, row in self.rows.items()
-        }
-        self.changed: dict[StepPath, StepRow] = {}
-        self.created: list[StepRow] = []
-        self.events: list[Event] = []
-        self.attempts: list[AttemptRecord] = []
-        #: Rows that became ready, in order: to be claimed in place, marked and published, or left to the feed.
-        self.ready: list[StepRow] = []
-        #: Subtrees to stop: (path, whether live calls are asked to stop too).
-        self.stops: list[tuple[StepPath, bool]] = []
-        #: Composites whose prepared children are to be made ready.
-        self.prepared: list[tuple[StepPath, int]] = []
-        self.dead: tuple[StepPath, Failure] | None = None
-        self.counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+class Advance(Repaying):
+    """One job's changes in one transaction."""
 
     # -- entry points
 
     def settle(self, row: StepRow, result: Result, usage: Usage = Usage(), worker: str | None = None) -> None:
         """Applies the result of the attempt that holds ``row``. The fence has been checked."""
         started, attempt, agent, generation = row.started_at, row.attempt, row.agent, row.generation
+        self._settled = (row.path, row.begun, result)
         record = self._settle(row, result)
         if row.kind is Kind.AGENT and record is not None:
             outcome, failure = record
@@ -94,7 +75,7 @@ class Advance:
                     self.finish(row, StepState.CANCELLED, failure=failure)
                 else:
                     row.not_before = self.now + result.delay
-                    row.failure = failure
+                    row.failure = carry_doubt(failure, row.failure)
                     self._move(row, StepState.RETRYING)
                     data = {"failure": failure.as_dict(), "attempt": row.attempt, "delay": round(result.delay, 3)}
                     self._event(EventType.STEP_RETRYING, row.path, data)
@@ -127,17 +108,23 @@ class Advance:
         agent = self.plan.agents[result.agent]
         data = {"from": row.agent, "to": result.agent, "failure": result.failure.as_dict()}
         self._event(EventType.STEP_FELL_BACK, row.path, data)
+        if doubtful(carry_doubt(result.failure, row.failure)):
+            self._owe(row, known=False)
         row.agent, row.queue, row.limited = result.agent, QueueName(agent.queue), agent.limits is not None
-        row.fallback, row.tries, row.failure = result.number, 0, result.failure
+        row.fallback, row.tries = result.number, 0
+        row.failure = replace(result.failure, detail={**result.failure.detail, "owed": True})
         self._ready(row)
 
     def _release(self, row: StepRow, *, lost: bool, alone: bool, stopping: bool) -> tuple[str, Failure | None] | None:
+        begun = self._settled is not None and self._settled[1]
         row.fence += 1
         row.losses += 1 if lost else 0
         row.losses_alone += 1 if lost and alone else 0
         failure = Failure(FailureClass.WORKER_LOST, "its worker was lost", outcome_known=False) if lost else None
         if lost:
             self._event(EventType.STEP_LOST, row.path, {"attempt": row.attempt, "losses": row.losses})
+            if begun:
+                row.failure = failure
         if stopping:
             self.finish(row, StepState.CANCELLED)
         else:
@@ -168,7 +155,11 @@ class Advance:
                 self.rows[path] = row
                 self.before[path] = (row.state, row.fence)
         prefix = f"{top}/" if top else ""
-        inside = (row for row in self.rows.values() if row.path.startswith(prefix) and row.path != top)
+        inside = (
+            row
+            for row in self.rows.values()
+            if row.path.startswith(prefix) and row.path != top and not is_undoing(row.path)
+        )
         below = sorted((row for row in inside if not row.terminal), key=lambda r: (-r.path.count("/"), r.seq))
         for row in below:
             if (row.state is StepState.WAITING and row.stopping is None) or (
@@ -205,13 +196,19 @@ class Advance:
         row.not_before = None
         if output is not None:
             row.output = output
+        before = row.failure
         row.failure = failure if state is StepState.FAILED else row.failure
         row.failed_at = (failed_at or row.path) if state is StepState.FAILED else None
         self._record_end(row, state, failure, data or {})
-        if row.parent is None:
-            self._finish_job(row)
-        else:
+        self._note_debt(row, before)
+        if row.undoes is not None:
+            self._undone(row, state)
+        if row.parent is not None:
             self._tell_parent(row, self.rows[row.parent])
+        elif row.ref == UNDO:
+            self._finish_undoing(row)
+        else:
+            self._finish_job(row)
 
     def _record_end(self, row: StepRow, state: StepState, failure: Failure | None, data: Mapping[str, Any]) -> None:
         if row.parent is None:
@@ -291,6 +288,8 @@ class Advance:
                 node = self.plan.nodes[parent.ref]
                 if node.has_body:
                     self._ready(parent)
+                elif parent.kind is Kind.UNDO:
+                    self.finish(parent, StepState.SUCCEEDED, output=NULL)
                 else:
                     last = self.rows.get(self._last_child(parent))
                     self.finish(parent, StepState.SUCCEEDED, output=last.output if last else NULL)
@@ -304,7 +303,9 @@ class Advance:
         self._move(row, StepState.WAITING)
         self.job.steps += len(result.children) + result.prepared
         self._event(result.event, row.path, {"width": row.width, **result.data})
-        if self.job.steps > self.max_steps:
+        if row.kind is Kind.UNDO:
+            self.undoing.append(row.path)
+        elif self.job.steps > self.max_steps:
             message = f"the job would have {self.job.steps} steps; the limit is {self.max_steps}"
             row.width = None
             self.finish(row, StepState.FAILED, failure=Failure(FailureClass.PERMANENT, message))
@@ -324,65 +325,27 @@ class Advance:
     # -- the job
 
     def _finish_job(self, root: StepRow) -> None:
-        job = self.job
-        job.finished_at = self.now
-        if job.state is JobState.CANCELLING or root.state is StepState.CANCELLED:
-            job.state = JobState.CANCELLED
-            self._event(EventType.JOB_CANCELLED, None, {})
+        cancelled = self.job.state is JobState.CANCELLING or root.state is StepState.CANCELLED
+        undo = self.plan.undo_on_cancel if cancelled else root.state is not StepState.SUCCEEDED
+        if undo and (self.owing or self.owed):
+            self._begin_undoing(root)
+        elif cancelled:
+            self._end_job(JobState.CANCELLED, EventType.JOB_CANCELLED)
         elif root.state is StepState.SUCCEEDED:
-            job.state, job.output = JobState.SUCCEEDED, root.output
-            self._event(EventType.JOB_SUCCEEDED, None, {})
+            self.job.output = root.output
+            self._end_job(JobState.SUCCEEDED, EventType.JOB_SUCCEEDED)
         else:
-            failure = root.failure or Failure(FailureClass.BUG, "failed without a reason")
-            at = root.failed_at or ROOT
-            job.state, job.failure = JobState.FAILED, failure
-            self.dead = (at, failure)
-            self._event(EventType.JOB_FAILED, at or None, {"failure": failure.as_dict()})
-            self._event(EventType.DEAD_LETTER_CREATED, at or None, {"reason": failure.kind.value})
-            self._count("dead_letters_total", workflow=job.workflow, reason=failure.kind.value)
-        self._count("jobs_finished_total", workflow=job.workflow, state=job.state.value)
+            self._fail_job(root)
 
     # -- small things
 
     def _stopping(self, row: StepRow) -> bool:
-        if self.job.state not in JOB_MOVING or row.stopping is not None:
+        if self.job.state not in JOB_CLAIMABLE or row.stopping is not None:
             return True
         at: StepPath | None = row.parent
         while at is not None:
             enclosing = self.rows.get(at)
             if enclosing is not None and enclosing.stopping is not None:
                 return True
-            at = parent_of(at)
+            at = enclosing.parent if enclosing is not None else parent_of(at)
         return False
-
-    def _spend(self, agent: str, usage: Usage) -> None:
-        self.job.cost_usd += usage.cost_usd
-        self.job.input_tokens += usage.input_tokens
-        self.job.output_tokens += usage.output_tokens
-        labels = {"agent": agent, "model": usage.model or ""}
-        if usage.input_tokens or usage.output_tokens:
-            self._count("agent_tokens_total", usage.input_tokens, **labels, direction="input")
-            self._count("agent_tokens_total", usage.output_tokens, **labels, direction="output")
-        if usage.cost_usd:
-            self._count("agent_cost_usd_total", usage.cost_usd, **labels)
-
-    def _count(self, series: str, amount: float = 1, /, **labels: str) -> None:
-        self.counts[(series, tuple(sorted(labels.items())))] += amount  # type: ignore[assignment]
-
-    def _ready(self, row: StepRow) -> None:
-        self._move(row, StepState.READY)
-        row.ready_at = self.now
-        row.dispatched_at = row.mark = None
-        self.ready.append(row)
-
-    def _move(self, row: StepRow, state: StepState) -> None:
-        row.state = state
-        self._touch(row)
-
-    def _touch(self, row: StepRow) -> None:
-        if row.path in self.before:
-            self.changed[row.path] = row
-
-    def _event(self, kind: EventType, path: StepPath | None, data: dict[str, Any]) -> None:
-        self.job.events += 1
-        self.events.append(Event(self.job.id, self.job.events, kind, path, data, self.job.run, self.now))

@@ -13,6 +13,7 @@ class EventType(StrEnum):
     JOB_SUBMITTED = "job.submitted"
     JOB_SUCCEEDED = "job.succeeded"
     JOB_FAILED = "job.failed"
+    JOB_COMPENSATING = "job.compensating"
     JOB_CANCELLING = "job.cancelling"
     JOB_CANCELLED = "job.cancelled"
     JOB_REOPENED = "job.reopened"
@@ -21,11 +22,13 @@ class EventType(StrEnum):
     STEP_FAILED = "step.failed"
     STEP_RETRYING = "step.retrying"
     STEP_CANCELLED = "step.cancelled"
+    STEP_COMPENSATED = "step.compensated"
     STEP_FELL_BACK = "step.fell_back"
     STEP_LOST = "step.lost"
     STEP_OPENED = "step.opened"
     JOIN_DECIDED = "join.decided"
     ROUND_REVIEWED = "round.reviewed"
+    COMPENSATION_STUCK = "compensation.stuck"
     DEAD_LETTER_CREATED = "dead_letter.created"
 
 

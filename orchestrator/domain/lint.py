@@ -174,9 +174,20 @@ class _Checker:
                 "be undone. If that is meant, write gate: none",
             )
         self._template(step.with_, (*path, "with"), scope)
+        self._compensate(step, path, scope)
         self._schema(step.output_schema, (*path, "output_schema"))
         for i, check in enumerate(step.checks):
             self._condition(check, (*path, "checks", i), scope.knowing("output"))
+
+    def _compensate(self, step: AgentStep, path: Path, scope: _Scope) -> None:
+        if step.compensate is None:
+            return
+        if step.effect == "read":
+            self._say(
+                (*path, "compensate"), "a step that only reads leaves nothing to undo: drop this, or effect: read"
+            )
+        self._named(step.compensate.agent, (*path, "compensate", "agent"))
+        self._template(step.compensate.with_, (*path, "compensate", "with"), scope.knowing("output"))
 
     def _for_each(self, step: ForEachStep, path: Path, scope: _Scope, inner: _Scope) -> None:
         try:

@@ -17,10 +17,10 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.domain.expressions import Expression, Template
-from orchestrator.domain.ids import DEFAULT_QUEUE, JobId, QueueName, StepPath, ancestor, child
+from orchestrator.domain.ids import DEFAULT_QUEUE, ROOT, JobId, QueueName, StepPath, ancestor, child
 from orchestrator.domain.outcome import Failure, Stored
 from orchestrator.domain.states import STEP_TERMINAL, StepState
-from orchestrator.domain.workflow import Agent, AgentStep, Retry, Timeout
+from orchestrator.domain.workflow import Agent, AgentStep, Effect, Retry, Timeout
 
 
 class Kind(StrEnum):
@@ -30,7 +30,12 @@ class Kind(StrEnum):
     PARALLEL = "parallel"
     SUPERVISE = "supervise"
     DELEGATE = "delegate"
+    #: Undoing steps: one after another, or the branches of a fan-out side by side (``domain/saga.py``).
+    UNDO = "undo"
 
+
+#: Ref of the composite that holds a job's undoing steps: a second root beside the job's own.
+UNDO = "~undo"
 
 #: What stops a composite: a branch gave up, or somebody cancelled it.
 STOP_FAILED = "failed"
@@ -67,6 +72,8 @@ class Node:
     agent: str | None = None
     step: AgentStep | None = None
     checks: tuple[Expression, ...] = ()
+    #: The compensator's input, of a step that has ``compensate``.
+    owes: Template | None = None
     output_schema: dict[str, Any] | None = None
     retry: Retry = Retry()
     timeout: Timeout = Timeout()
@@ -86,7 +93,15 @@ class Node:
     @property
     def has_body(self) -> bool:
         """Whether a claim is needed once the children are done (else it ends in its last child's settle)."""
-        return self.composite and (self.kind is not Kind.SEQUENCE or self.input is not None)
+        return (
+            self.composite and self.kind is not Kind.UNDO and (self.kind is not Kind.SEQUENCE or self.input is not None)
+        )
+
+    def effect_of(self, agent: Agent) -> Effect:
+        """What a call of ``agent`` for this step does to the world."""
+        if self.step is None or self.step.effect is None:
+            return "reversible" if self.owes is not None and agent.effect == "read" else agent.effect
+        return self.step.effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,13 @@ class Plan:
     version: str
     nodes: dict[str, Node]
     agents: dict[str, Agent]
+    #: Whether a cancelled job undoes what it owes, as a failed one does.
+    undo_on_cancel: bool = False
+
+    @property
+    def compensates(self) -> bool:
+        """Whether any step can be undone."""
+        return UNDO in self.nodes
 
     @property
     def root(self) -> Node:
@@ -133,6 +155,8 @@ class Plan:
             node = self.nodes[link]
             if node.kind is Kind.SEQUENCE and not node.has_body:  # its output is its last child's
                 out.append(child(at, node.names[-1]))
+            if link == UNDO:
+                out.append(ROOT)  # how the job ends when all is undone
         return out
 
 
@@ -157,6 +181,8 @@ class StepRow:
     agent: str | None = None
     limited: bool = False
     vars: Stored | None = None
+    #: The number of the debt that this step pays (``domain/saga.py``).
+    undoes: int | None = None
     # a composite's join
     width: int | None = None
     succeeded: int = 0

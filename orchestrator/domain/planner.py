@@ -10,10 +10,12 @@ from orchestrator.domain.expressions import Expression, Template, condition
 from orchestrator.domain.ids import ROOT, JobId, StepPath, child
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import Kind, Node, Plan, Read, StepRow
+from orchestrator.domain.saga import Member, undo_nodes
 from orchestrator.domain.states import StepState
 from orchestrator.domain.workflow import (
     Agent,
     AgentStep,
+    Compensate,
     ForEachStep,
     ParallelStep,
     Retry,
@@ -32,7 +34,8 @@ def compile_plan(workflow: Workflow, version: str, registered: Mapping[str, Agen
     builder = _Builder({**(registered or {}), **workflow.agents})
     output = None if workflow.output is None else Template.compile(workflow.output)
     builder.sequence("", None, workflow.steps, Template.compile("${{ input }}"), [], output=output)
-    return Plan(workflow.name, version, builder.nodes, builder.agents)
+    nodes = builder.nodes | undo_nodes(builder.nodes, builder.agents)
+    return Plan(workflow.name, version, nodes, builder.agents, undo_on_cancel=workflow.on_cancel == "compensate")
 
 
 class _Builder:
@@ -131,13 +134,15 @@ class _Builder:
         agent = self.agents[step.agent]
         given = default if "with_" not in step.model_fields_set else Template.compile(step.with_)
         checks = tuple(condition(check) for check in step.checks)
+        owes = None if step.compensate is None else _owes(step.compensate)
         return replace(
             base,
             agent=step.agent,
             step=step,
             input=given,
             checks=checks,
-            reads=_reads(scopes, given, base.when, *checks),
+            owes=owes,
+            reads=_reads(scopes, given, base.when, owes, *checks),
             output_schema=step.output_schema,
             retry=step.retry or agent.retry or Retry(),
             timeout=step.timeout or agent.timeout or Timeout(),
@@ -207,6 +212,10 @@ def _assignments_schema(workers: Iterable[str]) -> dict[str, Any]:
     }
 
 
+def _owes(rule: Compensate) -> Template:
+    return Template.compile(rule.with_ if "with_" in rule.model_fields_set else "${{ output }}")
+
+
 def _as_template(source: str) -> str:
     return source if "${{" in source else "${{ " + source + " }}"
 
@@ -254,6 +263,14 @@ def open_items(plan: Plan, row: StepRow, items: Sequence[tuple[Stored, str | Non
     """Opens a for_each or delegate: one member an item, given as (all its variables, the agent if it names one)."""
     ref = plan.nodes[row.ref].body[0]
     return _open_members(plan, row, [(str(i), ref, values, agent) for i, (values, agent) in enumerate(items)])
+
+
+def open_undo(plan: Plan, row: StepRow, members: Sequence[tuple[Member, Stored]]) -> list[StepRow]:
+    """Opens an undoing composite: each member with its variables as they are stored."""
+    rows = _open_members(plan, row, [(str(i), one.ref, values, None) for i, (one, values) in enumerate(members)])
+    for kid, (one, _) in zip(rows, members, strict=True):
+        kid.undoes = one.undoes
+    return rows
 
 
 def open_round(plan: Plan, row: StepRow, number: int, values: Stored) -> list[StepRow]:

@@ -14,8 +14,11 @@ from orchestrator.domain.states import StepState
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
+    """``owes``: the compensator's input, of a step that has one."""
+
     output: Stored
     data: dict[str, Any] = field(default_factory=dict)
+    owes: Stored | None = None
 
 
 @dataclass(frozen=True, slots=True)

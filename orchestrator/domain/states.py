@@ -39,8 +39,10 @@ class StepState(StrEnum):
 
 
 JOB_TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-#: States in which steps of the job may be claimed and moved.
+#: States in which the job's work goes on: it can be cancelled, and its deadline runs.
 JOB_MOVING: Final = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING})
+#: States in which steps of the job may be claimed and moved; while compensating, those are the undoing ones.
+JOB_CLAIMABLE: Final = JOB_MOVING | {JobState.COMPENSATING}
 STEP_DONE: Final = frozenset({StepState.SUCCEEDED, StepState.SKIPPED})
 STEP_TERMINAL: Final = frozenset(
     {StepState.SUCCEEDED, StepState.SKIPPED, StepState.FAILED, StepState.CANCELLED, StepState.COMPENSATED}
@@ -58,7 +60,13 @@ JOB_MOVES: Final[dict[tuple[JobState, JobState], str]] = {
     (JobState.RUNNING, JobState.CANCELLING): "cancel, calls still live",
     (JobState.RUNNING, JobState.CANCELLED): "cancel, nothing live",
     (JobState.CANCELLING, JobState.CANCELLED): "settle or expiry of the last live call",
+    (JobState.RUNNING, JobState.COMPENSATING): "settle that gave up, or deadline: something is owed",
+    (JobState.CANCELLING, JobState.COMPENSATING): "settle or expiry of the last live call, with on_cancel: compensate",
+    (JobState.COMPENSATING, JobState.FAILED): "settle of the last undoing step",
+    (JobState.COMPENSATING, JobState.CANCELLED): "settle of the last undoing step of a cancelled job",
     (JobState.FAILED, JobState.RUNNING): "replay of its dead letter",
+    (JobState.FAILED, JobState.COMPENSATING): "replay of a stuck compensation",
+    (JobState.CANCELLED, JobState.COMPENSATING): "replay of a stuck compensation",
 }
 
 STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
@@ -80,6 +88,13 @@ STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
     (StepState.WAITING, StepState.SUCCEEDED): "settle of a sequence's last step",
     (StepState.WAITING, StepState.FAILED): "settle of a failed scope's last live step",
     (StepState.WAITING, StepState.CANCELLED): "settle or cancel of a cancelled scope",
+    (StepState.SUCCEEDED, StepState.COMPENSATING): "settle that opened its undoing",
+    (StepState.COMPENSATING, StepState.COMPENSATED): "settle of its undoing step",
+    (StepState.COMPENSATING, StepState.SUCCEEDED): "settle of its undoing step, which is stuck: it stands as it was",
+    (StepState.COMPENSATED, StepState.READY): "replay",
+    (StepState.COMPENSATED, StepState.PENDING): "replay",
+    (StepState.SUCCEEDED, StepState.READY): "replay of what it depends on",
+    (StepState.SUCCEEDED, StepState.PENDING): "replay of what it depends on",
     (StepState.FAILED, StepState.READY): "replay",
     (StepState.FAILED, StepState.PENDING): "replay",
     (StepState.FAILED, StepState.WAITING): "replay",

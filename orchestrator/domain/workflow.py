@@ -165,6 +165,20 @@ class Fallback(Model):
         return self
 
 
+class Compensate(Model):
+    """What undoes a step: called once the job fails (or is cancelled, with ``on_cancel: compensate``).
+
+    ``with`` is evaluated when the step ends, over ``output`` and all that the step itself may read; omitted, the
+    compensator gets the step's output. A call whose outcome nobody knows is undone too: then the input is ``null``,
+    and the context says ``outcome: unknown`` and the key of that call. Without ``retry`` the agent's own holds.
+    """
+
+    agent: str
+    with_: Any = Field(default=None, alias="with")
+    retry: Retry | None = None
+    timeout: Timeout | None = None
+
+
 class AgentStep(StepBase):
     """A leaf: one call of one agent. Without ``with`` it gets its predecessor's output (or its scope's input)."""
 
@@ -178,6 +192,8 @@ class AgentStep(StepBase):
     gate: Literal["none"] | None = None
     #: Tried in order once retries are used up; omitted, the step fails.
     on_failure: tuple[Fallback, ...] = ()
+    #: Declares the step's effect ``reversible``, unless ``effect`` says otherwise.
+    compensate: Compensate | None = None
 
 
 class Join(Model):
@@ -290,6 +306,8 @@ class Workflow(Model):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     deadline: Duration = 86400.0
+    #: What a cancelled job does with finished steps that have ``compensate``: keep them, or undo them as a failed one.
+    on_cancel: Literal["keep", "compensate"] = "keep"
     agents: dict[Annotated[str, Field(pattern=NAME)], Agent] = Field(default_factory=dict)
     steps: tuple[Step, ...] = Field(min_length=1)
     #: A template over ``input`` and ``steps``; omitted, the last step's output.

@@ -13,7 +13,7 @@ from orchestrator.domain.states import JOB_MOVING, JobState
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, write
-from orchestrator.store import jobs, steps
+from orchestrator.store import compensations, jobs, steps
 from orchestrator.store.database import Session
 
 
@@ -32,6 +32,8 @@ def cancel(
 
     job = _stop(engine, job_id, tenant, decide)
     if job.state in (JobState.CANCELLING, JobState.CANCELLED):
+        return job
+    if job.state is JobState.COMPENSATING and job.failure is None:  # it undoes because it was cancelled
         return job
     raise Conflict(f"job {job_id} is {job.state.value} and cannot be cancelled.")
 
@@ -61,6 +63,7 @@ def _stop(engine: Engine, job_id: JobId, tenant: str | None, decide: Callable[[S
             if root[0].stopping is not None:
                 return job
             advance = Advance(plan, job, root, now, engine.caps.steps)
+            advance.owing = plan.compensates and bool(compensations.owing(session, [job_id]))
             decide(session, advance)
             run_stops(session, advance)
             write(engine, session, [advance], batch, now)

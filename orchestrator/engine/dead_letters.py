@@ -8,10 +8,11 @@ from typing import Any
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.errors import Conflict, NotFound
 from orchestrator.domain.events import Event, EventType
-from orchestrator.domain.ids import StepPath, child, parent_of
+from orchestrator.domain.ids import ROOT, StepPath, child, parent_of
 from orchestrator.domain.plan import JobRow, Plan, StepRow
+from orchestrator.domain.saga import is_undoing
 from orchestrator.domain.states import STEP_DONE, JobState, StepState
-from orchestrator.engine import audit
+from orchestrator.engine import audit, undoing
 from orchestrator.engine.context import Engine
 from orchestrator.store import changes, desk, history, jobs, steps
 from orchestrator.store.database import Session
@@ -75,12 +76,12 @@ def replay(engine: Engine, letter_id: str, *, by: str, note: str | None = None, 
         seen = _own(desk.letter(session, letter_id), letter_id, tenant)
         job = jobs.lock(session, [seen["job_id"]])[seen["job_id"]]  # jobs first: the lock order
         _still_open(_own(desk.letter(session, letter_id, lock=True), letter_id, tenant))
-        if job.state is not JobState.FAILED:
+        if not may_replay(job, seen["path"]):
             raise Conflict(f"job {job.id} is {job.state.value}; only a failed job is replayed.")
         crashpoint("dead_letter.replay")
         desk.close_letter(session, letter_id, "replayed", by, note)
         audit.note(engine, session, "dead_letter.replayed", letter_id, tenant=job.tenant, by=by, why=note)
-        ready.extend(reopen(engine, session, job))
+        ready.extend(reopen(engine, session, job, seen["path"]))
         return job
 
     job = engine.db.run(work)
@@ -88,19 +89,32 @@ def replay(engine: Engine, letter_id: str, *, by: str, note: str | None = None, 
     return job
 
 
-def reopen(engine: Engine, session: Session, job: JobRow) -> list[StepRow]:
-    """Reopens a failed job's unfinished steps, each in a new epoch; answers those that are ready."""
+def may_replay(job: JobRow, path: StepPath) -> bool:
+    """Whether the letter of ``path`` can be replayed as its job is now."""
+    if is_undoing(path):  # it is stuck beside a job that has ended
+        return job.state in (JobState.FAILED, JobState.CANCELLED)
+    return job.state is JobState.FAILED
+
+
+def reopen(engine: Engine, session: Session, job: JobRow, path: StepPath = ROOT) -> list[StepRow]:
+    """Reopens a failed job's unfinished steps, each in a new epoch; answers those that are ready.
+
+    ``path``: where its letter stands; a stuck undoing (``engine/undoing.py``) is reopened alone.
+    """
+    if is_undoing(path):
+        return undoing.reopen(engine, session, job, path)
     plan = engine.plans.get(session, job.version)
-    rows = {row.path: row for row in steps.load_all(session, job.id)}
+    rows = {row.path: row for row in steps.load_all(session, job.id) if not is_undoing(row.path)}
     before = {path: (row.state, row.fence) for path, row in rows.items()}
     now = session.now()
     job.state, job.run, job.failure, job.finished_at = JobState.RUNNING, job.run + 1, None, None
     if job.deadline_at is not None and job.created_at is not None:
         job.deadline_at = now + (job.deadline_at - job.created_at)
     job.events += 1
+    undoing.owe_again(session, job.id)
     reopened = _reopened(rows)
-    for path in reopened:
-        _reset(plan, rows[path])
+    for at in reopened:
+        _reset(plan, rows[at])
     _recount(plan, rows, reopened)
     ready = _let_go(plan, rows, reopened, now)
     crashpoint("epoch.change")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import JobRow, Kind, Node, Plan, StepRow
+from orchestrator.domain.saga import Debt
 from orchestrator.domain.states import STEP_DONE
 from orchestrator.engine.context import Engine, Facts
 from orchestrator.engine.texts import Texts
-from orchestrator.store import jobs, payloads, steps
+from orchestrator.store import compensations, jobs, payloads, steps
 from orchestrator.store.database import Session
 
 Key = tuple[JobId, StepPath]
@@ -31,6 +32,8 @@ class Claimed:
     children: list[tuple[StepRow, str | None]]
     vars: str | None
     texts: Texts
+    #: For an undoing composite that opens: what is owed, each with its input's JSON text.
+    owed: list[tuple[Debt, str]] = field(default_factory=list)
 
     @property
     def opening(self) -> bool:
@@ -55,6 +58,8 @@ def gather(
     values: list[Stored | None] = [row.vars for row in rows]
     values += [row.output for row in outputs.values()]
     values += [child.output for group in children.values() for child in group]
+    owed = _owed(session, rows)
+    values += [debt.input for group in owed.values() for debt in group]
     texts = engine.texts.read(session, values)
     claimed = {}
     for row in rows:
@@ -73,8 +78,14 @@ def gather(
             [(child, payloads.text_of(child.output, texts)) for child in children[key]],
             payloads.text_of(row.vars, texts),
             engine.texts,
+            [(debt, payloads.text_of(debt.input, texts) or "null") for debt in owed.get(row.job_id, ())],
         )
     return claimed
+
+
+def _owed(session: Session, rows: Sequence[StepRow]) -> dict[JobId, list[Debt]]:
+    opening = {row.job_id for row in rows if row.kind is Kind.UNDO and row.width is None}
+    return {job_id: compensations.owed(session, job_id) for job_id in opening}
 
 
 def _outputs(session: Session, wanted: set[Key], known: Iterable[Iterable[StepRow]]) -> dict[Key, StepRow]:

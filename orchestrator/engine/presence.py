@@ -59,7 +59,7 @@ def give_back(engine: Engine, who: Incarnation, key: tuple[JobId, StepPath, int]
     settle(
         engine,
         [
-            Settle(row.job_id, row.path, row.ref, row.fence, Released(lost=False), worker=who)
+            Settle(row.job_id, row.path, row.ref, row.fence, Released(lost=False), worker=who, undoes=row.undoes)
             for row in rows
             if (row.job_id, row.path, row.fence) == key
         ],

@@ -100,7 +100,6 @@ class Reconciler:
         self._known_epoch: str | None = None
         self._no_proof_until = 0.0
         self._watermarks = Watermarks(self._rhythm.grace)
-        self._watermarks = Watermarks(self._rhythm.grace)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="orchestrator-reconcile", daemon=True)

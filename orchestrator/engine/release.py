@@ -27,7 +27,13 @@ def release_lost(engine: Engine, rows: Sequence[StepRow], *, alone: bool = False
     plans = engine.db.run(plans_of, readonly=True)
     intents = [
         Settle(
-            row.job_id, row.path, row.ref, row.fence, after(row, plans[row.job_id], alone=alone), worker=row.lease_owner
+            row.job_id,
+            row.path,
+            row.ref,
+            row.fence,
+            after(row, plans[row.job_id], alone=alone),
+            worker=row.lease_owner,
+            undoes=row.undoes,
         )
         for row in rows
         if row.job_id in plans
@@ -43,11 +49,10 @@ def after(row: StepRow, plan: Plan, *, alone: bool) -> Result:
     if row.kind is not Kind.AGENT or row.agent is None:
         return Released(lost=True, alone=alone)
     agent = plan.agents[row.agent]
-    step = plan.nodes[row.ref].step
     decision = after_loss(
         begun=row.begun,
         alone=row.losses_alone + (1 if alone else 0),
-        effect=(step.effect if step is not None else None) or agent.effect,
+        effect=plan.nodes[row.ref].effect_of(agent),
         honours_key=agent.honours_key,
     )
     match decision:

@@ -14,12 +14,13 @@ from typing import Any
 
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.errors import Conflict, InvalidInput, NotFound, OrchestratorError, Unavailable
+from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.outcome import FailureClass
 from orchestrator.domain.plan import JobRow, StepRow
-from orchestrator.domain.states import JobState
+from orchestrator.domain.saga import is_undoing
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
-from orchestrator.engine.dead_letters import reopen
+from orchestrator.engine.dead_letters import may_replay, reopen
 from orchestrator.store import jobs, operations
 from orchestrator.store.database import Session
 from orchestrator.store.operations import EVERYONE, LetterFilter, Operation
@@ -240,8 +241,8 @@ def _turn(engine: Engine, row_id: str, *, look: bool, apart: bool) -> int | None
         if not letters:
             _end(engine, session, operation, "done")
             return None
-        locked = jobs.lock(session, letters.values())  # jobs first: the lock order
-        failed = {letter: locked[job] for letter, job in letters.items() if _failed(locked.get(job))}
+        locked = jobs.lock(session, {job for job, _ in letters.values()})  # jobs first: the lock order
+        failed = _one_a_job(letters, locked)
         replay = _one_by_one if apart else _together
         opened = replay(engine, session, operation, failed)
         ready.extend(row for rows in opened.values() for row in rows)
@@ -256,28 +257,37 @@ def _turn(engine: Engine, row_id: str, *, look: bool, apart: bool) -> int | None
     return count
 
 
-def _failed(job: JobRow | None) -> bool:
-    return job is not None and job.state is JobState.FAILED
+#: Letters, each with its job and where it stands.
+Parked = dict[str, tuple[JobRow, StepPath]]
+
+
+def _one_a_job(letters: dict[str, tuple[JobId, StepPath]], locked: dict[JobId, JobRow]) -> Parked:
+    """What can be replayed now: of a job with several letters its own, which takes its stuck compensations along."""
+    chosen: dict[JobId, str] = {}
+    for letter, (job, path) in letters.items():
+        if job in locked and may_replay(locked[job], path) and (job not in chosen or not is_undoing(path)):
+            chosen[job] = letter
+    return {letter: (locked[job], letters[letter][1]) for job, letter in chosen.items()}
 
 
 #: The steps that each replayed letter made ready.
 Opened = dict[str, list[StepRow]]
 
 
-def _together(engine: Engine, session: Session, operation: Operation, failed: dict[str, JobRow]) -> Opened:
+def _together(engine: Engine, session: Session, operation: Operation, failed: Parked) -> Opened:
     opened: Opened = {}
     for letter in sorted(operations.take_letters(session, failed, operation)):
         crashpoint("dead_letter.replay")
-        opened[letter] = reopen(engine, session, failed[letter])
+        opened[letter] = reopen(engine, session, *failed[letter])
     return opened
 
 
-def _one_by_one(engine: Engine, session: Session, operation: Operation, failed: dict[str, JobRow]) -> Opened:
+def _one_by_one(engine: Engine, session: Session, operation: Operation, failed: Parked) -> Opened:
     opened: Opened = {}
-    for letter, job in failed.items():
+    for letter, parked in failed.items():
         try:
             with operations.apart(session):
-                opened |= _together(engine, session, operation, {letter: job})
+                opened |= _together(engine, session, operation, {letter: parked})
         except Unavailable:
             raise
         except OrchestratorError as error:

@@ -18,11 +18,12 @@ from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.outcome import Usage
 from orchestrator.domain.plan import Kind, StepRow
 from orchestrator.domain.result import Result, Retrying
+from orchestrator.domain.saga import Debt
 from orchestrator.domain.states import JobState, StepState
-from orchestrator.engine.context import Engine
+from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.feed import step_ref
 from orchestrator.engine.gather import Claimed, gather
-from orchestrator.store import changes, desk, feed, history, jobs, payloads, steps
+from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps
 from orchestrator.store.changes import Changes
 from orchestrator.store.database import Session
 from orchestrator.store.rows import job_values, step_values
@@ -47,6 +48,8 @@ class Settle:
     continue_on: frozenset[str] = frozenset()
     #: The caller publishes the body of a join this settle decides (the chord backend does), unless it continues there.
     sends_body: bool = False
+    #: The debt that the step pays, of an undoing step.
+    undoes: int | None = None
 
 
 @dataclass(slots=True)
@@ -101,7 +104,8 @@ def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
         except Moved:
             if attempt == 4:
                 raise
-    crashpoint("settle.after_commit")
+    undoes = any(intent.undoes is not None for intent in intents)
+    crashpoint("compensation.after_commit" if undoes else "settle.after_commit")
     publish(engine, batch)
     return settled
 
@@ -137,6 +141,11 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
         if intent.job_id in plans
         for path in plans[intent.job_id].touched(intent.path, intent.ref)
     ]
+    debts = _debts(session, intents)
+    keys += [(job_id, debt.path) for job_id, found in debts.items() for debt in found.values()]
+    owing = (
+        compensations.owing(session, owers) if (owers := [j for j, plan in plans.items() if plan.compensates]) else ()
+    )
     loaded: dict[JobId, list[StepRow]] = defaultdict(list)
     for row in steps.load_many(session, keys):
         loaded[row.job_id].append(row)
@@ -148,6 +157,7 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
         if job is None:
             continue
         advance = Advance(plans[job_id], job, loaded[job_id], now, engine.caps.steps)
+        advance.owing, advance.debts = job_id in owing, debts.get(job_id, {})
         advances.append(advance)
         _load_held(session, advance, [intents[i] for i in indexes])
         for index in indexes:
@@ -158,6 +168,15 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
     for index, row in follow:
         results[index].next = gathered[row.job_id, row.path]
     return results
+
+
+def _debts(session: Session, intents: Sequence[Settle]) -> dict[JobId, dict[int, Debt]]:
+    """What the undoing steps among ``intents`` pay."""
+    numbers: dict[JobId, list[int]] = defaultdict(list)
+    for intent in intents:
+        if intent.undoes is not None:
+            numbers[intent.job_id].append(intent.undoes)
+    return {job_id: compensations.by_number(session, job_id, wanted) for job_id, wanted in numbers.items()}
 
 
 def _apply(
@@ -282,8 +301,19 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
     for advance in advances:
         for parent, limit in advance.prepared:
             batch.wake |= steps.make_ready(session, advance.job.id, parent, limit)
-        if advance.dead is not None:
+        _write_undoing(session, advance, engine.sizes)
+        for path, failure in advance.letters:
             crashpoint("dead_letter.move")
-            path, failure = advance.dead
             agent = advance.rows[path].agent if path in advance.rows else None
             desk.park(session, engine.clock.new_id(), advance.job, path, failure, agent)
+
+
+def _write_undoing(session: Session, advance: Advance, sizes: PayloadSizes) -> None:
+    job_id = advance.job.id
+    if advance.owed:
+        payloads.write(session, (debt.input for debt in advance.owed), sizes.compress_bytes)
+        compensations.note(session, job_id, advance.owed)
+    if advance.paid:
+        compensations.pay(session, job_id, advance.paid)
+    for opened in advance.undoing:
+        compensations.begin(session, job_id, opened)

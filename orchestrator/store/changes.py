@@ -23,7 +23,7 @@ Row = dict[str, Any]
 STEP_MUTABLE = tuple(
     column.name
     for column in tables.steps.columns
-    if column.name not in {"job_id", "path", "ref", "kind", "parent", "seq", "tenant", "vars", "vars_ref"}
+    if column.name not in {"job_id", "path", "ref", "kind", "parent", "seq", "tenant", "vars", "vars_ref", "undoes"}
 )
 JOB_MUTABLE = tuple(
     "state run events steps output output_ref failure deadline_at started_at finished_at cost_usd input_tokens"

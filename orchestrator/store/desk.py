@@ -98,6 +98,15 @@ def close_letter(session: Session, letter_id: str, state: str, by: str, note: st
     )
 
 
+def close_beside(session: Session, job_id: JobId, under: str) -> None:
+    """Letters that begin with ``under`` go with the replay of their job."""
+    session.execute(
+        "UPDATE dead_letters SET state = 'replayed', closed_at = {now}, closed_by = 'replay of the job'"
+        " WHERE job_id = :job AND state = 'open' AND substr(path, 1, :length) = :under",
+        {"job": job_id, "under": under, "length": len(under)},
+    )
+
+
 def reopen_letter(session: Session, letter_id: str) -> bool:
     """discarded → open; False when it is not discarded."""
     return (

@@ -1,7 +1,7 @@
 """The promises as queries that return violations: run after every fault test, by ``verify``, and as a health check.
 
 Each answers rows of (job_id, path, detail); none means it holds. I3 (effects at the agents' side) and I10 (metrics) are
-not visible from SQL: tests check them. I5 and I7 come with compensation and budgets.
+not visible from SQL: tests check them. I7 comes with budgets.
 """
 
 from __future__ import annotations
@@ -54,9 +54,34 @@ CHECKS: Final[dict[str, tuple[str, str]]] = {
             "SELECT p.job_id, p.path, 'counts ' || p.succeeded || '+' || p.failed || '+' || p.cancelled AS detail"
             " FROM steps p JOIN steps c ON c.job_id = p.job_id AND c.parent = p.path WHERE p.width IS NOT NULL"
             " GROUP BY p.job_id, p.path, p.succeeded, p.failed, p.cancelled"
-            " HAVING p.succeeded <> sum(CASE WHEN c.state IN ('succeeded','skipped') THEN 1 ELSE 0 END)"
+            " HAVING p.succeeded <> sum(CASE WHEN c.state IN ('succeeded','skipped','compensating','compensated')"
+            " THEN 1 ELSE 0 END)"
             " OR p.failed <> sum(CASE WHEN c.state = 'failed' THEN 1 ELSE 0 END)"
             " OR p.cancelled <> sum(CASE WHEN c.state = 'cancelled' THEN 1 ELSE 0 END)"
+        ),
+    ),
+    "I5": (
+        "a job that ended failed owes nothing that is neither undone nor parked; nothing else is undone",
+        (
+            "SELECT c.job_id, c.path, 'still owed' AS detail FROM compensations c JOIN jobs j ON j.id = c.job_id"
+            " WHERE c.state = 'owed' AND j.state = 'failed'"
+            " UNION ALL SELECT c.job_id, c.path, 'stuck, and not on the desk' FROM compensations c"
+            " WHERE c.state = 'stuck' AND NOT EXISTS (SELECT 1 FROM steps u JOIN dead_letters d ON d.job_id = u.job_id"
+            " AND d.path = u.path WHERE u.job_id = c.job_id AND u.undoes = c.number)"
+            " UNION ALL SELECT s.job_id, s.path, 'compensated without a debt' FROM steps s"
+            " WHERE s.state = 'compensated' AND NOT EXISTS (SELECT 1 FROM compensations c"
+            " WHERE c.job_id = s.job_id AND c.path = s.path AND c.state = 'undone')"
+            " UNION ALL SELECT s.job_id, s.path, 'compensating in a job that is ' || j.state FROM steps s"
+            " JOIN jobs j ON j.id = s.job_id WHERE s.state = 'compensating' AND j.state <> 'compensating'"
+        ),
+    ),
+    "I5b": (
+        "what lies in no fan-out is undone in the reverse order of completion",
+        (
+            "SELECT a.job_id, a.path, 'undone before ' || b.path AS detail FROM compensations a JOIN compensations b"
+            " ON b.job_id = a.job_id AND b.number > a.number JOIN steps u ON u.job_id = a.job_id"
+            " AND u.undoes = a.number JOIN steps v ON v.job_id = b.job_id AND v.undoes = b.number"
+            " AND v.parent = u.parent WHERE u.started_at < v.started_at AND u.epoch = 1 AND v.epoch = 1"
         ),
     ),
     "I6": (
@@ -83,6 +108,7 @@ CHECKS: Final[dict[str, tuple[str, str]]] = {
             " AND d.state IN ('open','discarded'))"
             " UNION ALL SELECT d.job_id, d.path, 'open letter of a job that is ' || j.state FROM dead_letters d"
             " JOIN jobs j ON j.id = d.job_id WHERE d.state = 'open' AND j.state <> 'failed'"
+            " AND j.state <> 'compensating' AND NOT (j.state = 'cancelled' AND substr(d.path, 1, 5) = '~undo')"
         ),
     ),
     "I11": (

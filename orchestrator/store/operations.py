@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from orchestrator.domain.ids import JobId
+from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.store.database import Session
 
 #: The tenant of an operation over all of them.
@@ -189,15 +189,15 @@ def hold(session: Session, row_id: str) -> Operation | None:
     return None if row is None else _operation(row)
 
 
-def candidates(session: Session, operation: Operation, limit: int) -> dict[str, JobId]:
-    """The oldest letters that are still its to replay, with their jobs."""
+def candidates(session: Session, operation: Operation, limit: int) -> dict[str, tuple[JobId, StepPath]]:
+    """The oldest letters that are still its to replay, each with its job and where it stands."""
     where, values = _matching(operation.filter, operation.tenant)
     rows = session.rows(
-        f"SELECT id, job_id FROM dead_letters WHERE {where} AND created_at <= :began"
+        f"SELECT id, job_id, path FROM dead_letters WHERE {where} AND created_at <= :began"
         " AND (operation IS NULL OR operation <> :operation) ORDER BY id LIMIT :limit",
         {**values, "began": operation.created_at, "operation": operation.id, "limit": limit},
     )
-    return {str(row["id"]): JobId(row["job_id"]) for row in rows}
+    return {str(row["id"]): (JobId(row["job_id"]), StepPath(row["path"])) for row in rows}
 
 
 def take_letters(session: Session, ids: Iterable[str], operation: Operation) -> set[str]:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.plan import StepRow
-from orchestrator.domain.states import STEP_TERMINAL, StepState
+from orchestrator.domain.states import JOB_CLAIMABLE, STEP_TERMINAL, StepState
 from orchestrator.store import changes, tables
 from orchestrator.store.database import Session
 from orchestrator.store.rows import STEP_SELECT, step_row, step_values
 
-_MOVING = "'queued','running','waiting'"
+_MOVING = ",".join(f"'{state.value}'" for state in sorted(JOB_CLAIMABLE))
 _ENDED = ",".join(f"'{state.value}'" for state in sorted(STEP_TERMINAL))
 _CLAIM_SET = (
     "state = 'running', attempt = s.attempt + 1, fence = s.fence + 1, begun = false, lease_owner = :owner,"

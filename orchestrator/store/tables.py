@@ -118,6 +118,8 @@ steps = Table(
     Column("limited", Boolean, nullable=False),
     Column("vars", Text),
     Column("vars_ref", Text),
+    #: The number of the debt (``compensations``) that this step pays.
+    Column("undoes", Integer),
     Column("width", Integer),
     Column("succeeded", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
@@ -234,7 +236,28 @@ dead_letters = Table(
     Index("ix_dead_letters_job_id_run", "job_id", "run"),
     _partial("ix_dead_letters_grouped", "tenant", "fingerprint", "created_at", where="state = 'open'"),
     _partial("ix_dead_letters_operation", "operation", "id", where="operation IS NOT NULL"),
-    _partial("uq_dead_letters_open", "job_id", where="state = 'open'", unique=True),
+    _partial("uq_dead_letters_open", "job_id", "path", where="state = 'open'", unique=True),
+)
+
+#: What is owed should a job fail, written in the settle that ended the step. ``number``: that of its event, the order.
+compensations = Table(
+    "compensations",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("input", Text),
+    Column("input_ref", Text),
+    #: False: nobody knows whether the call took effect.
+    Column("known", Boolean, nullable=False),
+    #: owed, undone, stuck; or void: the step's effect was taken back or replaced by other means.
+    Column("state", Text, nullable=False),
+    #: The number of the event that ended its undoing.
+    Column("paid", Integer),
+    PrimaryKeyConstraint("job_id", "number"),
 )
 
 #: Bulk actions. ``tenant`` is ``*`` for all of them; only one replay at a time runs in a tenant.

@@ -52,6 +52,9 @@ HOW: dict[str, How] = {
     "epoch.change": How("replay", "permanent"),
 }
 
+#: Points of the undoing: a job that fails and owes; `test_saga_crashes.py` runs them, in the same three shapes.
+UNDOING = ("compensation.before_call", "compensation.after_call", "compensation.after_commit")
+
 _COMMITTED = "the statement has committed: an exception here is a lie, and that is its own case"
 _NOT_COMMITTED = "nothing has committed here that could be denied"
 

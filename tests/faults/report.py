@@ -27,6 +27,7 @@ ROWS = {
     "R1": ("FLUSHALL at random; every message dropped", "all jobs end; work goes on within 30 s"),
     "R2": ("broker killed, restarted empty, down for a while", "jobs accepted meanwhile, then drained"),
     "R3": ("connections to the broker reset, then silent", "consuming again within 15 s"),
+    "C1": ("jobs that fail at each of their steps, workers killed meanwhile", "the outside world nets to zero"),
     "D1": ("PostgreSQL killed and restarted under load", "0 lost, no call repeated"),
     "M1": ("each message 1 to 5 times, shuffled, delayed", "every step settles once"),
     "M2": ("messages for what is unknown, finished, or of an old epoch", "no effect"),

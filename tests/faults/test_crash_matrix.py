@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.crashpoints import POINTS
-from tests.faults.cases import CASES, HOW, KINDS, Case, impossible
+from tests.faults.cases import CASES, HOW, KINDS, UNDOING, Case, impossible
 from tests.faults.matrix import Matrix
 from tests.support.cluster import Cluster
 from tests.support.cluster_children import Warm
@@ -63,8 +63,8 @@ def test_the_job_ends_right(matrix: Matrix, case: Case, report: Callable[..., No
 
 
 def test_every_point_has_its_cases() -> None:
-    assert set(HOW) == set(POINTS)
-    for point in POINTS:
+    assert {*HOW, *UNDOING} == set(POINTS)
+    for point in HOW:
         assert {case.kind for case in CASES if case.point == point} == {
             kind for kind in KINDS if impossible(point, kind) is None
         }

@@ -49,6 +49,9 @@ class JsonCalls:
             raise failed(FailureClass.PERMANENT, f"The input cannot be sent as JSON: {error}") from error
         sent = {**headers, "Content-Type": "application/json", "Accept": "application/json"}
         sent["Idempotency-Key"] = context.idempotency_key
+        if context.undoing is not None:
+            sent["Orchestrator-Undoes-Key"] = context.undoing.key
+            sent["Orchestrator-Undoes-Outcome"] = context.undoing.outcome
         try:
             answer = await self.http.post(target, body, sent, context.timeout)
         except EXCHANGE_ERRORS as error:
