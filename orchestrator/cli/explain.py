@@ -10,7 +10,6 @@ from orchestrator.cli.desk import Row
 from orchestrator.cli.printing import Json, put, when
 from orchestrator.cli.which_desk import open_desk
 from orchestrator.domain.states import JOB_TERMINAL
-from orchestrator.engine.causes import span
 
 #: Steps of a kind that are named, at most.
 SHOWN = 5
@@ -41,6 +40,8 @@ def sentences(found: Row) -> str:
 
 def how_far(found: Row) -> list[str]:
     """Calls done, the call that holds the most, what is blocked, and the critical path with its longest calls."""
+    from orchestrator.engine.causes import span
+
     done, total = found["progress"]["done"], found["progress"]["total"]
     lines = [f"{done} of {total} calls done, {span(found['age'])} since it was submitted"]
     if found["state"] in ENDED:
