@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     """Queues a worker consumes."""
     drain_seconds: PositiveFloat = 20.0
     """Seconds a worker that was told to stop lets its live calls end; what is left is handed to others."""
+    deaf_seconds: PositiveFloat = 90.0
+    """Seconds without a word from the broker after which a worker takes no more, lets its live calls end, and exits."""
     in_place_steps: int = Field(default=50, ge=0)
     """Successors a worker runs at once before it publishes again; 0 always publishes."""
     in_place_seconds: float = Field(default=1.0, ge=0)

@@ -12,7 +12,7 @@ from orchestrator.domain import saga
 from orchestrator.domain.events import EventType
 from orchestrator.domain.expressions import Expression, ExpressionFailed, Template
 from orchestrator.domain.ids import idempotency_key
-from orchestrator.domain.json_values import NotJson, dumps, loads
+from orchestrator.domain.json_values import MAX_DEPTH, NotJson, dumps, loads, too_deep
 from orchestrator.domain.outcome import Failure, FailureClass, Stored
 from orchestrator.domain.plan import Kind
 from orchestrator.domain.planner import open_items, open_round, open_static, open_undo
@@ -46,9 +46,24 @@ def evaluate(claimed: Claimed, sizes: PayloadSizes, caps: Caps) -> Result:
     try:
         if claimed.opening:
             return _open(claimed, sizes, caps)
-        return _body(claimed, sizes)
+        return _storable(_body(claimed, sizes), caps)
     except (ExpressionFailed, NotJson) as error:
         return GaveUp(Failure(FailureClass.PERMANENT, str(error), detail={"step": claimed.row.path}))
+
+
+def _storable(result: Result, caps: Caps) -> Result:
+    """Members that each fit may be too much together; every reader of this output would meet it."""
+    if not isinstance(result, Succeeded):
+        return result
+    text = result.output.text or ""
+    if len(text) > caps.output_bytes // 4 and (size := len(text.encode())) > caps.output_bytes:
+        limit = f"the limit is {caps.output_bytes} (ORCHESTRATOR_MAX_OUTPUT_BYTES)"
+        message = f"the outputs together are {size} bytes; {limit}. Let the members answer references."
+        return GaveUp(Failure(FailureClass.INVALID_OUTPUT, message, answered=True))
+    if too_deep(text):
+        message = f"the outputs together nest deeper than {MAX_DEPTH}. Let the members answer flatter values."
+        return GaveUp(Failure(FailureClass.INVALID_OUTPUT, message, answered=True))
+    return result
 
 
 def skipped(claimed: Claimed) -> bool:

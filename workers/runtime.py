@@ -31,10 +31,6 @@ from workers.watchdog import Watchdog
 log = logging.getLogger("workers.runtime")
 
 
-#: Seconds without an answer from the broker, or a choice not to ask, after which a worker is taken for deaf.
-DEAF_AFTER = 90.0
-
-
 def _polls_itself(app: Any) -> bool:
     """A prefork child gets its messages from its parent."""
     return str(app.conf.worker_pool) != "prefork"
@@ -126,7 +122,7 @@ class WorkerRuntime:
             queues=settings.worker_queues,
             concurrency=int(app.conf.worker_concurrency or settings.worker_concurrency),
             on_sick=lambda: os.kill(os.getpid(), signal.SIGTERM),
-            deaf=lambda: _polls_itself(app) and app.orchestrator_pulse.silent_for() > DEAF_AFTER,
+            deaf=lambda: _polls_itself(app) and app.orchestrator_pulse.silent_for() > settings.deaf_seconds,
         )
 
     @property

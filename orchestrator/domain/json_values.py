@@ -76,6 +76,11 @@ def loads(data: str | bytes, *, max_bytes: int | None = None, max_depth: int = M
     return value
 
 
+def too_deep(text: str) -> bool:
+    """Whether JSON that was put together from parts nests deeper than ``loads`` takes."""
+    return _deeper(text.encode(), MAX_DEPTH)
+
+
 def normal(value: Any) -> Any:
     """``value`` as plain JSON types, or ``NotJson`` with the place of what is wrong."""
     return _normal(value, "", 0)

@@ -1,7 +1,8 @@
 """Why does this job not move? One answer from SQL alone: what it waits for, since when, until when, what would move it.
 
-At most five statements whatever the job's size, and one more when this process has not seen its workflow before. The
-reasons come in the order in which a person should look at them: what nobody mends by itself first.
+At most seven statements whatever the job's size, and one more when this process has not seen its workflow before. The
+reasons come in the order in which a person should look at them: what nobody mends by itself first. Beside them, how far
+the job is and which steps make it as long as it is.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.ids import JobId
-from orchestrator.domain.plan import JobRow
+from orchestrator.domain.plan import JobRow, Plan
 from orchestrator.domain.states import JOB_TERMINAL, JobState
 from orchestrator.engine.causes import ORDER, Cause, Scene, cause_of, span, steps_are
 from orchestrator.engine.context import Engine
+from orchestrator.engine.progress import progress_of
 from orchestrator.engine.unclaimed import why_unclaimed
 from orchestrator.store import explain as sql
 from orchestrator.store.database import Session
@@ -24,14 +26,15 @@ from orchestrator.store.explain import Alike
 
 
 def explain(engine: Engine, job_id: JobId, tenant: str | None = None) -> dict[str, Any]:
-    """What the job waits for, as ``causes``; ``summary`` is the first of them. Raises ``NotFound``."""
+    """What the job waits for, as ``causes`` (``summary`` is the first), and how far it is. Raises ``NotFound``."""
 
     def work(session: Session) -> dict[str, Any]:
         found = sql.job_and_now(session, job_id)
         if found is None or (tenant is not None and found[0].tenant != tenant):
             raise NotFound(f"no job {job_id}.")
         job, now = found
-        causes = [_ended(session, job)] if job.state in JOB_TERMINAL else _open(engine, session, job, now)
+        plan = engine.plans.get(session, job.version)
+        causes = [_ended(session, job)] if job.state in JOB_TERMINAL else _open(plan, session, job, now)
         causes.sort(key=lambda cause: ORDER.index(cause.code))
         return {
             "job": job.id,
@@ -42,6 +45,7 @@ def explain(engine: Engine, job_id: JobId, tenant: str | None = None) -> dict[st
             "deadline_at": None if job.state in JOB_TERMINAL else job.deadline_at,
             "summary": causes[0].says,
             "causes": [asdict(cause) for cause in causes],
+            **progress_of(session, job, plan, now),
         }
 
     return engine.db.run(work, readonly=True)
@@ -77,13 +81,13 @@ def _ended(session: Session, job: JobRow) -> Cause:
 # it is open
 
 
-def _open(engine: Engine, session: Session, job: JobRow, now: float) -> list[Cause]:
+def _open(plan: Plan, session: Session, job: JobRow, now: float) -> list[Cause]:
     steps = sql.unfinished(session, job.id)
     ready = [alike for alike in steps if alike.state == "ready"]
     scene = Scene(
         job,
         now,
-        engine.plans.get(session, job.version),
+        plan,
         sql.processes(session),
         sql.queues(session, (alike.queue for alike in ready)) if ready else {},
         sql.limits(session, job.tenant, (alike.agent or "" for alike in ready)) if ready else {},

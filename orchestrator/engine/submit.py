@@ -199,14 +199,13 @@ def _store(engine: Engine, session: Session, workflow: Workflow, tenant: str) ->
 
 def _input_text(engine: Engine, workflow: Workflow, value: Any) -> str:
     try:
-        text = dumps(value)
+        text = dumps(value, max_bytes=engine.caps.body_bytes)
     except NotJson as error:
+        if error.too_large:
+            raise PayloadTooLarge(
+                f"the input has {error}.", mend="Send a reference, or raise ORCHESTRATOR_MAX_BODY_BYTES."
+            ) from error
         raise InvalidInput(f"the input is not JSON: {error}", mend="Send RFC 8259 JSON: no NaN, no NUL.") from error
-    if len(text) > engine.caps.body_bytes:
-        raise PayloadTooLarge(
-            f"the input has {len(text)} bytes; the limit is {engine.caps.body_bytes}.",
-            mend="Send a reference, or raise ORCHESTRATOR_MAX_BODY_BYTES.",
-        )
     if workflow.input_schema is not None:
         problems = compile_schema(workflow.input_schema, "input_schema").problems(value)
         if problems:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import CursorResult, make_url
+from sqlalchemy.engine import CursorResult, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
@@ -28,7 +28,9 @@ T = TypeVar("T")
 
 #: PostgreSQL: serialization_failure, deadlock_detected.
 _RETRYABLE = {"40001", "40P01"}
-_UNAVAILABLE = {"57P01", "57P02", "57P03", "57014", "53100", "53200", "53300", "55P03"}
+#: read_only_sql_transaction: a standby, or a primary that has stepped down.
+_READ_ONLY = "25006"
+_UNAVAILABLE = {_READ_ONLY, "57P01", "57P02", "57P03", "57014", "53100", "53200", "53300", "55P03"}
 _MISSING = {"42P01", "42703"}
 
 
@@ -62,6 +64,7 @@ class Database:
                     "options": f"-c statement_timeout={int(statement_timeout * 1000)} -c lock_timeout=10000",
                 },
             )
+            event.listen(self.engine, "handle_error", _leave_read_only)
         elif backend == "sqlite":
             self.dialect = Dialect("sqlite")
             if not parsed.database or parsed.database == ":memory:":
@@ -158,6 +161,12 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
     def _on_begin(connection: Connection) -> None:
         readonly = connection.get_execution_options().get("readonly")
         connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    """A connection to a server that takes no writes is as good as broken: the next may reach the one that does."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _sqlstate(error: DBAPIError) -> str | None:

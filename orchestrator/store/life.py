@@ -30,7 +30,7 @@ class LifeLock:
         self._file: IO[bytes] | None = None
 
     def hold(self) -> None:
-        """Takes the lock, or takes it again after its connection broke; quick when it is held."""
+        """Takes the lock, or again after its connection broke or reached a standby; quick when it is held."""
         if self._db.dialect.name == "postgresql":
             self._hold_postgres()
         elif self._file is None:
@@ -42,11 +42,13 @@ class LifeLock:
     def _hold_postgres(self) -> None:
         if self._connection is not None:
             try:
-                self._connection.execute("SELECT 1")
-                return
+                standby = self._connection.execute("SELECT pg_is_in_recovery()").fetchone()
+                if standby == (False,):
+                    return
             except psycopg.Error:
-                self._connection.close()
-                self._connection = None
+                pass
+            self._connection.close()
+            self._connection = None
         url = self._db.url.set(drivername="postgresql").render_as_string(hide_password=False)
         try:
             connection = psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="orchestrator-life")

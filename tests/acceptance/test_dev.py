@@ -6,6 +6,7 @@ import json
 import signal
 import urllib.request
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -35,19 +36,35 @@ def result(running: Running, body: dict[str, Any]) -> Any:
     return call(running, f"/v1/jobs/{job['id']}")
 
 
-def test_it_is_ready_soon_and_stops_clean(shell: Shell) -> None:
-    start(shell).signal(signal.SIGTERM)  # the first start makes the database
+def kept_waiting(pid: int) -> float:
+    """Seconds a process could have run and had no core: the machine may be shared."""
+    found = Path(f"/proc/{pid}/schedstat")
+    return int(found.read_text().split()[1]) / 1e9 if found.exists() else 0.0
+
+
+def timed_start(shell: Shell) -> tuple[float, Running]:
+    """Seconds until it says its URL and ``/readyz`` answers 200 there, but for those others kept it from a core."""
     clock = Clock()
     began = clock.monotonic()
     running = start(shell)
-    took = clock.monotonic() - began
-    assert took < 10  # 3 s is what a quiet machine must reach; this one is shared
     with urllib.request.urlopen(running.out[0] + "/readyz", timeout=5) as answer:
         assert answer.status == 200
-    running.signal(signal.SIGINT)
-    assert running.wait(20) == 0, running.said()
-    assert running.err[-1] == "stopped"
-    assert "Traceback" not in running.said()
+    return clock.monotonic() - began - kept_waiting(running.process.pid), running
+
+
+def test_it_is_ready_in_three_seconds_and_stops_clean(shell: Shell) -> None:
+    """The first start, which makes the database, within 6 s; of five later ones, the median within 3 s."""
+    took = []
+    for _ in range(6):
+        seconds, running = timed_start(shell)
+        took.append(seconds)
+        running.signal(signal.SIGINT)
+        assert running.wait(20) == 0, running.said()
+        assert running.err[-1] == "stopped"
+        assert "Traceback" not in running.said()
+    print("dev ready after", " ".join(f"{seconds:.2f}" for seconds in took), "s")
+    assert took[0] <= 6
+    assert median(took[1:]) <= 3
 
 
 def test_python_agents_are_found_beside_the_workflow(shell: Shell, ledger: Ledger) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from orchestrator.local.family import descendants, is_alive
 from tests.acceptance.conftest import WORKFLOWS, Ledger, Running, Shell, until
+from tests.support.fault_proxy import FaultProxy
+from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.faults
 
@@ -128,6 +130,33 @@ def test_a_dead_child_is_replaced_and_named(house: Shell) -> None:
     assert running.wait(30) in {0, 1}
     died = [json.loads(line) for line in running.err if '"worker.died"' in line]
     assert died[0]["exit"] == -signal.SIGKILL
+
+
+def test_a_deaf_worker_ends_what_it_has_and_is_replaced(
+    house: Shell, ledger: Ledger, redis_server: RedisServer, redis_url: str
+) -> None:
+    """Its broker falls silent without a reset: it takes no more, its live calls settle, it exits, another follows."""
+    hold = house.directory / "go"
+    with FaultProxy(redis_server.port) as proxy:
+        running = house.start("worker", "-c", "8", BROKER_URL=proxy.through(redis_url), DEAF_SECONDS="4")
+        running.line(running.err, " ready.")
+        job = submit(house, ledger, hold)
+        ledger.wait_for(held)
+        deaf = child_of(running)
+        proxy.black_hole()
+        running.line(running.err, '"worker.sick"')
+        assert is_alive(deaf), "its calls are live"
+        hold.touch()
+        until(lambda: not is_alive(deaf), 20)
+        assert all(ledger.counts()[f"end many-{n}"] == 1 for n in range(4, 8)), ledger.counts()
+        steps = json.loads(house.run("jobs", "steps", job, "--json").stdout)
+        states = {step["path"]: (step["state"], step["attempt"]) for step in steps if step["agent"]}
+        assert all(states[path] == ("succeeded", 1) for path in states if path.startswith("many/")), states
+        until(lambda: child_of(running) != deaf, 20)
+        proxy.resume()
+        until(lambda: ended(house, job), 30)
+        assert max(ledger.counts().values()) == 1
+        assert json.loads(house.run("verify", "--json").stdout) == []
 
 
 def test_a_worker_waits_for_its_broker(house: Shell, ledger: Ledger) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.engine import queries
+from orchestrator.engine.context import Caps
 from tests.support.bench import Bench
 
 HERE = "tests.support.attempt_agents"
@@ -46,6 +47,48 @@ def test_a_bad_output_never_reaches_the_next_step(bench: Bench, answer: Any, rul
     done = run(bench, agent, rule)
     assert (done["state"], done["failure"]["class"]) == ("failed", "invalid_output")
     assert done["steps"]["b"]["attempt"] == 0
+
+
+@pytest.mark.parametrize(
+    ("agent", "step", "says"),
+    [
+        ("flood", {"with": {"bytes": 3000}}, "larger than 2000 bytes"),
+        ("well", {"with": {"deep": 1000}}, "deeper than 100"),
+    ],
+)
+def test_an_over_long_output_is_refused_before_more_is_spent(
+    bench: Bench, agent: str, step: dict[str, Any], says: str
+) -> None:
+    """D4: what an agent answered is paid for; nothing of it is kept, passed on, or asked for again."""
+    bench.engine.caps = Caps(output_bytes=2000)
+    done = run(bench, {"kind": "python", "target": f"{HERE}:{agent}"}, step)
+    assert (done["state"], done["failure"]["class"]) == ("failed", "invalid_output")
+    assert says in done["failure"]["message"]
+    assert done["steps"]["a"]["output"] is None
+    assert [(a["path"], a["outcome"]) for a in done["attempts"]] == [("a", "failed")]
+
+
+@pytest.mark.parametrize(
+    ("agent", "value", "says"),
+    [("flood", {"bytes": 900}, "bytes; the limit is 2000"), ("well", {"deep": 100}, "deeper than 100")],
+)
+def test_outputs_that_are_too_much_together_are_refused(bench: Bench, agent: str, value: Any, says: str) -> None:
+    """D4: each member fits, their list does not: the fan-out fails where it is, and says what to do."""
+    bench.engine.caps = Caps(output_bytes=2000)
+    flow = {
+        "name": "t",
+        "agents": {"it": {"kind": "python", "target": f"{HERE}:{agent}"}, "echo": {"kind": "scripted"}},
+        "steps": [
+            {"id": "f", "for_each": "[1, 2, 3]", "do": {"agent": "it", "with": value}},
+            {"id": "b", "agent": "echo"},
+        ],
+    }
+    job = bench.submit(flow, None)
+    bench.drive()
+    shown = bench.job(job)
+    assert (shown["state"], shown["failure"]["class"]) == ("failed", "invalid_output")
+    assert says in shown["failure"]["message"]
+    assert bench.steps(job)["b"]["attempt"] == 0
 
 
 def test_a_rejected_answer_is_tried_again_with_the_complaint(bench: Bench) -> None:

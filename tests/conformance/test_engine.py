@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.errors import Conflict, IdempotencyMismatch, InvalidInput, NotFound
+from orchestrator.domain.errors import Conflict, IdempotencyMismatch, InvalidInput, NotFound, PayloadTooLarge
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.result import Succeeded
 from orchestrator.engine import cancel, dead_letters, release
+from orchestrator.engine.context import Caps
 from orchestrator.engine.settle import Settle, claim, settle
 from orchestrator.store import desk, workers
 from tests.support.bench import Bench, bench
@@ -277,6 +278,24 @@ def test_bad_input_leaves_nothing_behind(bench: Bench) -> None:
         assert session.value("SELECT count(*) FROM jobs") == 0
     with pytest.raises(NotFound):
         cancel.cancel(bench.engine, JobId("nobody"))
+
+
+def test_an_oversize_input_is_refused_before_any_spend(bench: Bench) -> None:
+    """D4: by its bytes, not its characters, and by its depth; nothing is written, so nobody is paid."""
+    bench.engine.caps = Caps(body_bytes=1000)
+    deep: Any = 1
+    for _ in range(1000):
+        deep = [deep]
+    flow = workflow([agent("a")])
+    for value in ("x" * 1000, "é" * 500):
+        with pytest.raises(PayloadTooLarge, match=r"1002 bytes of JSON, the limit is 1000\. .*MAX_BODY_BYTES"):
+            bench.submit(flow, value)
+    with pytest.raises(InvalidInput, match="deeper than 100"):
+        bench.submit(flow, deep)
+    with bench.db.connect(readonly=True) as session:
+        for table in ("jobs", "steps", "payloads", "workflows"):
+            assert session.value(f"SELECT count(*) FROM {table}") == 0
+    assert bench.drive() == 0
 
 
 def test_an_expression_that_fails_is_permanent_and_says_where(bench: Bench) -> None:

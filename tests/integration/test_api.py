@@ -303,6 +303,7 @@ JSON = {"Content-Type": "application/json"}
 def test_bad_input_is_one_clear_problem(
     http: httpx.Client, content: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
+    """D4: bytes, depth, types: refused before anything is written, with what and where."""
     before = http.get("/v1/jobs", params={"limit": 1}).json()["jobs"][:1]
     problem(http.post("/v1/jobs", content=content, headers=headers), status, code)
     assert http.get("/v1/jobs", params={"limit": 1}).json()["jobs"][:1] == before
@@ -316,6 +317,8 @@ def test_a_problem_points_to_the_place(http: httpx.Client) -> None:
 
 
 def test_a_large_body_is_refused_whatever_its_header_says(http: httpx.Client) -> None:
+    """D4: as soon as it is longer, before it is parsed."""
+
     def chunks() -> Iterator[bytes]:
         yield b'{"workflow": "two-steps", "input": "'
         for _ in range(100):
@@ -323,7 +326,9 @@ def test_a_large_body_is_refused_whatever_its_header_says(http: httpx.Client) ->
 
     problem(http.post("/v1/jobs", content=chunks(), headers=JSON), 413, "payload_too_large")
     declared = http.post("/v1/jobs", content=b"x" * (5 * 1024 * 1024), headers=JSON)
-    problem(declared, 413, "payload_too_large")
+    said = problem(declared, 413, "payload_too_large")
+    mend = "Send a reference, or raise ORCHESTRATOR_MAX_BODY_BYTES."
+    assert said["detail"] == f"the body is longer than 4194304 bytes. {mend}"
 
 
 async def _taken(pieces: int, limit: int) -> int:

@@ -57,6 +57,25 @@ def test_a_database_that_is_killed_and_comes_back(engine: Engine, postgres_serve
             assert ids == {first, answer.json()["id"]}
 
 
+def test_a_database_that_takes_no_writes_for_a_while(engine: Engine, postgres_server: PostgresServer) -> None:
+    """A standby, or a primary that has stepped down: 503, and no connection to it is kept beyond its time."""
+    name = engine.db.url.database
+    with serving(engine) as api:
+        headers = {"Authorization": f"Bearer {api.keys['submit']}"}
+        with httpx.Client(base_url=api.url, headers=headers, timeout=30) as http:
+            postgres_server._sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+            engine.db.close()
+            for _ in range(3):
+                refused(http.post("/v1/jobs", json={"workflow": "two-steps"}))
+            assert http.get("/v1/jobs").json()["jobs"] == []
+            postgres_server._sql(
+                f'SET default_transaction_read_only = off; ALTER DATABASE "{name}" RESET default_transaction_read_only'
+            )
+            answers = [http.post("/v1/jobs", json={"workflow": "two-steps"}) for _ in range(8)]
+            assert {answer.status_code for answer in answers[:6]} <= {202, 503}
+            assert {answer.status_code for answer in answers[6:]} == {202}, "at most each of the pool's once"
+
+
 def test_more_requests_than_can_be_answered_are_turned_away_at_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

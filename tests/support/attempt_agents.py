@@ -38,6 +38,19 @@ def nul(ctx: Context, input: Any) -> Any:
     return {"text": "a\x00b"}
 
 
+def flood(ctx: Context, input: Any) -> Any:
+    """As many bytes as it is asked for, two to a character."""
+    return "é" * (input["bytes"] // 2)
+
+
+def well(ctx: Context, input: Any) -> Any:
+    """A list in a list, as deep as it is asked for."""
+    value: Any = 1
+    for _ in range(input["deep"]):
+        value = [value]
+    return value
+
+
 def surrogate(ctx: Context, input: Any) -> Any:
     """Not encodable."""
     return {"text": "\ud800"}

@@ -64,6 +64,8 @@ class Cluster:
         self.children: list[Child] = []
         #: Given to every child: ``{"seed": …, "late": …}`` puts a postman before its dispatcher.
         self.postman: dict[str, float] | None = None
+        #: Seconds by which the wall clock of the children started from now on is wrong.
+        self.skew = 0.0
         self.kills = 0
         #: How long after its death was known each worker was buried, in seconds.
         self.burials: list[float] = []
@@ -91,7 +93,8 @@ class Cluster:
     def start(self, role: str, arm: str = "", *, supervised: bool = False, **more: Any) -> Child:
         """Forks a child. ``environment`` in ``more`` changes its variables; the rest are its arguments."""
         changes = {f"ORCHESTRATOR_{name}": value for name, value in more.pop("environment", {}).items()}
-        arguments = {"incarnation": f"{role}-test-{self.clock.new_id()[-12:]}", "postman": self.postman, **more}
+        incarnation = f"{role}-test-{self.clock.new_id()[-12:]}"
+        arguments = {"incarnation": incarnation, "postman": self.postman, "skew": self.skew, **more}
         log = self.directory / f"{role}.log"
         on_exit = self._deaths.put if supervised else None
         child = self.warm.fork(role, log, {**self.environment, **changes}, arguments, arm, on_exit)

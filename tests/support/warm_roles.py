@@ -12,9 +12,11 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 from orchestrator import crashpoints
+from orchestrator.clock import Clock
 from tests.support import warm_postman
 
 #: Imported before the first fork, beside what these import.
@@ -82,11 +84,23 @@ def live(order: dict[str, Any], end: socket.socket) -> int:
     if postman := order["arguments"].get("postman"):
         warm_postman.take_over(**postman)
     wire = Wire(end)
+    if skew := order["arguments"].get("skew"):
+        set_clock_wrong(skew)
+        wire.say("clock", now=Clock().now())
     for name in ("orchestrator", "workers"):
         logging.getLogger(name).addHandler(wire)
     wire.listen()
     role = {"worker": worker, "scheduler": scheduler, "submit": submit, "replay": replay, "embedded": embedded}
     return role[order["role"]](wire, order["arguments"])
+
+
+def set_clock_wrong(seconds: float) -> None:
+    """Python's wall clock in this process, as on a host nobody synchronises; the machine's own stays right."""
+
+    def wrong() -> float:
+        return time.clock_gettime(time.CLOCK_REALTIME) + seconds
+
+    vars(time).update(time=wrong, time_ns=lambda: int(wrong() * 1e9))
 
 
 def _settings() -> Any:
