@@ -126,8 +126,10 @@ class Advance:
             return
         agent = self.plan.agents[result.agent]
         data = {"from": row.agent, "to": result.agent, "failure": result.failure.as_dict()}
+        if "reason" in result.failure.detail:
+            data["reason"] = result.failure.detail["reason"]
         self._event(EventType.STEP_FELL_BACK, row.path, data)
-        row.agent, row.queue, row.limited = result.agent, QueueName(agent.queue), agent.limits is not None
+        row.agent, row.queue, row.limited = result.agent, QueueName(agent.queue), agent.metered
         row.fallback, row.tries, row.failure = result.number, 0, result.failure
         self._ready(row)
 
