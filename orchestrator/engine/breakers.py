@@ -171,7 +171,7 @@ def reset(
     """
 
     def work(session: Session) -> list[dict[str, Any]]:
-        known = [of for of, other, _ in sql.listing(session, tenant) if other == name]
+        known = [of for of, _, _ in sql.listing(session, tenant, name)]
         if not known:
             raise NotFound(f"no breaker {name!r} has anything to reset.", mend="List them: orchestrator breakers list.")
         now = session.now()
@@ -196,15 +196,15 @@ def _reset(engine: Engine, session: Session, tenant: str, name: str, now: float,
 
 def view(tenant: str, name: str, state: State, now: float) -> dict[str, Any]:
     """A breaker as the outside sees it."""
-    closed = state.until is None
     return {
         "name": name,
         "kind": "provider" if ":" in name else "agent",
         "tenant": tenant,
         "state": state.phase(now).value,
-        "since": state.closed_at if closed else state.opened_at,
+        "opened_at": state.opened_at,
         "until": state.until,
-        "cooldown": None if closed else state.cooldown,
+        "closed_at": state.closed_at,
+        "cooldown": state.cooldown if state.until is not None else None,
         "trips": state.trips,
         "streak": state.streak,
         "tripped_by": _trip(state),

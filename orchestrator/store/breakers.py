@@ -63,12 +63,14 @@ def _state(row: Row | None) -> State:
     return State(until, opened_at, closed_at, row["cooldown"], row["trips"], row["streak"], trip)
 
 
-def listing(session: Session, tenant: str | None) -> list[tuple[str, str, State]]:
+def listing(session: Session, tenant: str | None, name: str | None = None) -> list[tuple[str, str, State]]:
     """(tenant, name, state) of every breaker there was something to keep of; those that are not closed first."""
-    where = "" if tenant is None else "WHERE tenant = :tenant"
+    given = {key: value for key, value in (("tenant", tenant), ("name", name)) if value is not None}
+    where = " AND ".join(f"{key} = :{key}" for key in given)
     rows = session.rows(
-        f"SELECT * FROM breakers {where} ORDER BY CASE WHEN until IS NULL THEN 1 ELSE 0 END, tenant, name LIMIT 1000",
-        {} if tenant is None else {"tenant": tenant},
+        f"SELECT * FROM breakers {'WHERE ' + where if where else ''}"
+        " ORDER BY CASE WHEN until IS NULL THEN 1 ELSE 0 END, tenant, name LIMIT 1000",
+        given,
     )
     return [(row["tenant"], row["name"], _state(row)) for row in rows]
 
@@ -77,6 +79,14 @@ def not_closed(session: Session) -> dict[tuple[str, str], float]:
     """(tenant, name) of each breaker that is open or half-open: until when it is open."""
     rows = session.rows("SELECT tenant, name, until FROM breakers WHERE until IS NOT NULL")
     return {(row["tenant"], row["name"]): row["until"] for row in rows}
+
+
+def open_by_name(session: Session) -> dict[str, int]:
+    """Of each breaker that was ever touched: 1 if that of any tenant is not closed, else 0."""
+    rows = session.rows(
+        "SELECT name, max(CASE WHEN until IS NULL THEN 0 ELSE 1 END) AS n FROM breakers GROUP BY name LIMIT 10000"
+    )
+    return {row["name"]: int(row["n"]) for row in rows}
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -223,12 +223,12 @@ def test_a_failed_probe_opens_it_for_twice_as_long_up_to_a_cap(bench: Bench) -> 
     what = flow({**QUICK, "cooldown": "1m", "longest_cooldown": "3m"})
     for _ in range(2):
         run(bench, what)
-    since = state(bench)["since"]
+    since = state(bench)["opened_at"]
     for cooldown in (120, 180, 180):
         cool_down(bench)
         run(bench, what)
         found = state(bench)
-        assert (found["state"], found["cooldown"], found["since"]) == ("open", cooldown, since)
+        assert (found["state"], found["cooldown"], found["opened_at"]) == ("open", cooldown, since)
     assert found["trips"] == 4
 
 
