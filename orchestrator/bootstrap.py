@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from orchestrator.canvas.app import make_app
@@ -16,6 +17,7 @@ from orchestrator.domain.ids import Incarnation, StepRef
 from orchestrator.engine.context import Caps, Engine
 from orchestrator.engine.feed import Feed
 from orchestrator.engine.reconcile import Reconciler, Rhythm
+from orchestrator.engine.reroute import reroute
 from orchestrator.settings import Settings
 from orchestrator.store import life, migrations
 from orchestrator.store.database import Database
@@ -95,6 +97,7 @@ def build_engine(
     dispatcher = KombuDispatcher(app or build_app(settings), lost, on_broker)
     feed.append(Feed(db, dispatcher, clock, settings.tenant_weights))
     engine.feed = feed[0]
+    engine.feed.on_held = partial(reroute, engine)
     engine.feed.start()
     return engine
 

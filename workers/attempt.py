@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator.crashpoints import crashpoint
+from orchestrator.domain.breaker import NOT_CALLED
 from orchestrator.domain.expressions import ExpressionFailed
 from orchestrator.domain.ids import idempotency_key
 from orchestrator.domain.json_values import NotJson, dumps, loads
@@ -76,7 +77,8 @@ class Attempt:
         spent = (claimed.row.started_at or 0.0) - (claimed.row.first_started_at or 0.0)
         limit = min(times.attempt, times.total - spent)
         if limit <= 0:
-            return Done(Failure(FailureClass.TIMEOUT, f"all {times.total:g} s for this step are used up"))
+            text = f"all {times.total:g} s for this step are used up"
+            return Done(Failure(FailureClass.TIMEOUT, text, detail=NOT_CALLED))
         progress = _Progress(times.progress)
         context = CallContext(
             claimed.row.job_id,

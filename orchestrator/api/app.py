@@ -14,6 +14,7 @@ from orchestrator.api.auth import Door, is_open
 from orchestrator.api.house import House
 from orchestrator.api.observe import Observe
 from orchestrator.api.routes import (
+    breakers,
     compensations,
     dead_letters,
     events,
@@ -57,7 +58,7 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
         responses=_ERRORS,
     )
     app.state.house = house
-    for part in (jobs, events, explain, compensations, operations, dead_letters, workflows, fleet, probes):
+    for part in (jobs, events, explain, compensations, operations, dead_letters, breakers, workflows, fleet, probes):
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(Observe, meters=house.meters, clock=engine.clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from orchestrator.cli.breakers import breakers
 from orchestrator.cli.compensations import compensations
 from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.cli.dev import dev
@@ -42,6 +43,7 @@ app.add_typer(jobs, name="jobs")
 dead_letters.command("groups")(groups)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(operations, name="operations")
+app.add_typer(breakers, name="breakers")
 app.command("audit")(audit)
 app.add_typer(workflows, name="workflows")
 app.command("compile")(compile_)

@@ -77,6 +77,11 @@ class Desk(Protocol):
 
     def cancel_operation(self, operation_id: str, *, note: str | None) -> Row: ...
 
+    def breakers(self) -> list[Row]: ...
+
+    def reset_breaker(self, name: str, *, note: str | None) -> list[Row]:
+        """Those of that name, closed: one, unless several tenants' are in reach."""
+
     def audit(self, subject: str | None) -> list[Row]:
         """The newest 50 entries."""
 

@@ -15,7 +15,7 @@ from orchestrator.domain.ids import JobId
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.states import JobState
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import audit, cancel, dead_letters, explain, queries, replays, submit, undoing
+from orchestrator.engine import audit, breakers, cancel, dead_letters, explain, queries, replays, submit, undoing
 from orchestrator.engine.context import Engine
 from orchestrator.settings import Settings
 from orchestrator.store import desk, workflows
@@ -154,6 +154,12 @@ class DirectDesk:
 
     def cancel_operation(self, operation_id: str, *, note: str | None) -> Row:
         return replays.cancel(self._engine, operation_id, by=who(), note=note)
+
+    def breakers(self) -> list[Row]:
+        return breakers.listing(self._engine, None)
+
+    def reset_breaker(self, name: str, *, note: str | None) -> list[Row]:
+        return breakers.reset(self._engine, name, by=who(), note=note)
 
     def audit(self, subject: str | None) -> list[Row]:
         return audit.trail(self._engine, tenant=None, subject=subject)[0]

@@ -131,6 +131,14 @@ class RemoteDesk:
     def cancel_operation(self, operation_id: str, *, note: str | None) -> Row:
         return self._client.ask("POST", f"/v1/operations/{operation_id}/cancel", {"note": note})
 
+    def breakers(self) -> list[Row]:
+        rows: list[Row] = self._client.ask("GET", "/v1/breakers")["breakers"]
+        return rows
+
+    def reset_breaker(self, name: str, *, note: str | None) -> list[Row]:
+        rows: list[Row] = self._client.ask("POST", f"/v1/breakers/{name}/reset", {"note": note})["breakers"]
+        return rows
+
     def audit(self, subject: str | None) -> list[Row]:
         rows: list[Row] = self._client.ask("GET", "/v1/audit", params={"subject": subject})["entries"]
         return rows

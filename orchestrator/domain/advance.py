@@ -107,12 +107,15 @@ class Advance(Repaying):
             return
         agent = self.plan.agents[result.agent]
         data = {"from": row.agent, "to": result.agent, "failure": result.failure.as_dict()}
+        if "reason" in result.failure.detail:
+            data["reason"] = result.failure.detail["reason"]
         self._event(EventType.STEP_FELL_BACK, row.path, data)
-        if doubtful(carry_doubt(result.failure, row.failure)):
+        failure = result.failure
+        if doubtful(carry_doubt(failure, row.failure)):
             self._owe(row, known=False)
-        row.agent, row.queue, row.limited = result.agent, QueueName(agent.queue), agent.limits is not None
-        row.fallback, row.tries = result.number, 0
-        row.failure = replace(result.failure, detail={**result.failure.detail, "owed": True})
+            failure = replace(failure, detail={**failure.detail, "owed": True})
+        row.agent, row.queue, row.limited = result.agent, QueueName(agent.queue), agent.metered
+        row.fallback, row.tries, row.failure = result.number, 0, failure
         self._ready(row)
 
     def _release(self, row: StepRow, *, lost: bool, alone: bool, stopping: bool) -> tuple[str, Failure | None] | None:

@@ -24,6 +24,7 @@ class EventType(StrEnum):
     STEP_CANCELLED = "step.cancelled"
     STEP_COMPENSATED = "step.compensated"
     STEP_FELL_BACK = "step.fell_back"
+    STEP_HELD_BACK = "step.held_back"
     STEP_LOST = "step.lost"
     STEP_OPENED = "step.opened"
     JOIN_DECIDED = "join.decided"

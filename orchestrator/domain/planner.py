@@ -345,5 +345,5 @@ def _instance(
     row.queue = plan.queue_of(ref, agent)
     if node.kind is Kind.AGENT and agent is not None:
         row.agent = agent
-        row.limited = plan.agents[agent].limits is not None
+        row.limited = plan.agents[agent].metered
     return row

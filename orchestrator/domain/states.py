@@ -73,6 +73,8 @@ STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
     (StepState.PENDING, StepState.READY): "settle of its last predecessor",
     (StepState.PENDING, StepState.CANCELLED): "cancel, or a failed scope",
     (StepState.READY, StepState.RUNNING): "claim",
+    (StepState.READY, StepState.SUCCEEDED): "its agent's breaker is open: a default",
+    (StepState.READY, StepState.SKIPPED): "its agent's breaker is open: a skip",
     (StepState.READY, StepState.CANCELLED): "cancel, or a failed scope",
     (StepState.READY, StepState.FAILED): "deadline, before the job's output was put together",
     (StepState.RUNNING, StepState.SUCCEEDED): "settle",

@@ -76,6 +76,35 @@ class Limits(Model):
         return int(match[1]) / _UNITS[match[2]] if match else None
 
 
+class Breaker(Model):
+    """When the agent is left alone for a while, by all workers. ``breaker: {}`` takes the defaults.
+
+    It opens when ``failures`` of at least ``calls`` calls within ``window`` failed, after ``quality`` invalid outputs
+    in a row, when the agent gave the same answer in ``loop`` rounds of a loop in a row, or spent more than ``usd``
+    within ``window``. After ``cooldown`` one call is tried: it closes the breaker, or doubles the wait, at most to
+    ``longest_cooldown``. Null turns a signal off.
+    """
+
+    failures: str | None = Field(default="50%", pattern=r"^([1-9]\d?|100)%$")
+    calls: int = Field(default=10, ge=1, le=10_000)
+    window: Duration = 60.0
+    quality: int | None = Field(default=3, ge=1, le=100)
+    loop: int | None = Field(default=3, ge=2, le=100)
+    usd: float | None = Field(default=None, gt=0)
+    cooldown: Duration = 30.0
+    longest_cooldown: Duration = 600.0
+    #: Of http and chat agents: failed calls also count for the host, which all agents with a breaker share.
+    provider: bool = True
+
+    @model_validator(mode="after")
+    def _times(self) -> Breaker:
+        if not 1.0 <= self.window <= 3600.0:
+            raise ValueError("window is 1s to 1h")
+        if not 0.0 < self.cooldown <= self.longest_cooldown:
+            raise ValueError("cooldown is longer than nothing and at most longest_cooldown")
+        return self
+
+
 Effect = Literal["read", "reversible", "irreversible"]
 
 
@@ -83,6 +112,7 @@ class AgentBase(Model):
     version: str | None = None
     queue: str = Field(default="default", pattern=NAME)
     limits: Limits | None = None
+    breaker: Breaker | None = None
     effect: Effect = "read"
     #: False: the agent ignores the idempotency key, so a call whose outcome is unknown is never blindly repeated.
     honours_key: bool = True
@@ -90,6 +120,11 @@ class AgentBase(Model):
     timeout: Timeout | None = None
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
+
+    @property
+    def metered(self) -> bool:
+        """Whether its steps are counted when they are dispatched: never continued in place, never rung unasked."""
+        return self.limits is not None or self.breaker is not None
 
 
 class PythonAgent(AgentBase):

@@ -12,8 +12,8 @@ from orchestrator.domain.plan import JobRow
 from orchestrator.domain.states import JOB_MOVING, JobState
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
-from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, write
-from orchestrator.store import compensations, jobs, steps
+from orchestrator.engine.settle import Moved, _Batch, owing_of, publish, run_stops, write
+from orchestrator.store import jobs, steps
 from orchestrator.store.database import Session
 
 
@@ -63,7 +63,7 @@ def _stop(engine: Engine, job_id: JobId, tenant: str | None, decide: Callable[[S
             if root[0].stopping is not None:
                 return job
             advance = Advance(plan, job, root, now, engine.caps.steps)
-            advance.owing = plan.compensates and bool(compensations.owing(session, [job_id]))
+            advance.owing = bool(owing_of(session, {job_id: plan}))
             decide(session, advance)
             run_stops(session, advance)
             write(engine, session, [advance], batch, now)

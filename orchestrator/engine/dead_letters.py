@@ -144,7 +144,7 @@ def _reopened(rows: dict[StepPath, StepRow]) -> list[StepPath]:
 def _reset(plan: Plan, row: StepRow) -> None:
     own = plan.nodes[row.ref].agent
     if own is not None and row.fallback:
-        row.agent, row.queue, row.limited = own, plan.queue_of(row.ref), plan.agents[own].limits is not None
+        row.agent, row.queue, row.limited = own, plan.queue_of(row.ref), plan.agents[own].metered
     row.fallback, row.degraded = 0, False
     row.epoch += 1
     row.fence += 1

@@ -14,7 +14,7 @@ from orchestrator.engine.causes import ALIVE, span
 from orchestrator.engine.context import Engine
 from orchestrator.engine.verify import verify
 from orchestrator.settings import PREFIX, Settings, is_loopback
-from orchestrator.store import checkup, migrations
+from orchestrator.store import breakers, checkup, migrations
 from orchestrator.store.database import Session
 
 Severity = Literal["error", "warning"]
@@ -94,6 +94,7 @@ def _database(engine: Engine, settings: Settings) -> list[Finding]:
             *_disk(engine),
             *_stuck(engine, session),
             *_workers(session),
+            *_breakers(session),
             *_desk(session),
             *_defaults(session, settings),
         ]
@@ -165,6 +166,17 @@ def _workers(session: Session) -> Iterator[Finding]:
             what = f"{row['lost_slots']} of {row['slots']} slots are lost to calls that hang beyond their time-out."
             mend = "Mend the agent, or restart the worker; for agents that hang: isolate: process."
             yield Finding("warning", "lost_slots", where, what, mend)
+
+
+def _breakers(session: Session) -> Iterator[Finding]:
+    now = session.now()
+    for tenant, name, state in breakers.listing(session, None):
+        if state.opened_at is None:
+            continue
+        why = state.trip.says if state.trip is not None else "unknown"
+        what = f"its breaker (tenant {tenant}) is {state.phase(now).value} since {span(now - state.opened_at)}: {why}."
+        mend = f"Mend the agent; it closes by itself. At once: orchestrator breakers reset {name}"
+        yield Finding("warning", "breaker_open", name, what, mend)
 
 
 def _desk(session: Session) -> Iterator[Finding]:

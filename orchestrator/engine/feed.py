@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from orchestrator.clock import Clock
 from orchestrator.crashpoints import CrashPointReached, crashpoint
@@ -56,6 +56,8 @@ class Feed:
         self._virtual: dict[str, float] = {}
         self._closing = False
         self._thread: threading.Thread | None = None
+        #: Told, outside any transaction, which agents' steps a breaker holds back (``engine/reroute.py``).
+        self.on_held: Callable[[Collection[sql.Limited]], object] = lambda _held: None
 
     # -- the thread
 
@@ -190,7 +192,7 @@ class Feed:
 
     def pump(self, queue: QueueName) -> int:
         """Publishes what the queue's credit allows; answers how many."""
-        refs, credit, publishers = self._db.run(lambda session: self._choose(session, queue))
+        refs, credit, publishers, held = self._db.run(lambda session: self._choose(session, queue))
         with self._lock:
             left = credit - len(refs)
             self._backlog[queue] = credit <= 0 or left <= 0
@@ -200,9 +202,11 @@ class Feed:
             self._credit_until[queue] = self._clock.monotonic() + 1.0
         if refs:
             self.publish(refs)
+        if held:
+            self.on_held(held)
         return len(refs)
 
-    def _choose(self, session: Session, queue: QueueName) -> tuple[list[StepRef], int, int]:
+    def _choose(self, session: Session, queue: QueueName) -> tuple[list[StepRef], int, int, set[sql.Limited]]:
         alive = workers.live(session)
         slots = sum(
             max(0, row["slots"] - row["lost_slots"])
@@ -211,20 +215,21 @@ class Feed:
         )
         credit = 2 * slots - sql.outstanding(session, queue)
         if credit <= 0:
-            return [], credit, len(alive)
+            return [], credit, len(alive), set()
         allowed = sql.allowances(session)
         chosen: list[sql.Candidate] = []
         used: dict[sql.Limited, int] = defaultdict(int)
-        spent = {key for key, left in allowed.items() if left <= 0}
+        spent = {key for key in allowed.of if allowed.spent(key)}
         for _ in range(3):  # again without the agents whose allowance ran out on the way
             picked = self._fair(session, queue, credit - len(chosen), spent, {c.ref for c in chosen})
             before = len(spent)
             for candidate in picked:
                 key = (candidate.tenant, candidate.agent or "")
-                if key in allowed:
-                    if used[key] >= allowed[key]:
-                        spent.add(key)
-                        continue
+                if allowed.spent(key):
+                    spent.add(key)
+                    continue
+                if key in allowed.of:
+                    allowed.take(key)
                     used[key] += 1
                 chosen.append(candidate)
             if len(spent) == before or len(chosen) >= credit:
@@ -234,7 +239,7 @@ class Feed:
         sql.ring(session, refs)
         if used:
             sql.spend_tokens(session, used)
-        return refs, credit, len(alive)
+        return refs, credit, len(alive), allowed.held()
 
     def _fair(
         self, session: Session, queue: QueueName, credit: int, spent: set[sql.Limited], have: set[StepRef]

@@ -17,8 +17,8 @@ from orchestrator.domain.errors import OrchestratorError, Unavailable
 from orchestrator.domain.ids import Incarnation, QueueName
 from orchestrator.engine import cancel, release, replays
 from orchestrator.engine.context import Engine
+from orchestrator.store import breakers, jobs, workers
 from orchestrator.store import feed as sql
-from orchestrator.store import jobs, workers
 from orchestrator.store.database import Session
 
 log = logging.getLogger("orchestrator.reconcile")
@@ -26,6 +26,9 @@ log = logging.getLogger("orchestrator.reconcile")
 #: After the database was away nobody counts as dead for so many seconds: no live process could beat or renew, and its
 #: calls, which ran on, must not be made again.
 QUIET_AFTER_OUTAGE = 5.0
+
+#: Seconds between two tidyings, and after which no breaker's window (an hour at most) reaches a call.
+TIDY, OLD_CALLS = 600.0, 7200.0
 
 _PULSE = (
     "SELECT EXISTS(SELECT 1 FROM steps WHERE state = 'running' AND lease_until <= {now}) AS leases,"
@@ -100,6 +103,7 @@ class Reconciler:
         self._known_epoch: str | None = None
         self._no_proof_until = 0.0
         self._watermarks = Watermarks(self._rhythm.grace)
+        self._tidy_at = engine.clock.monotonic() + TIDY
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="orchestrator-reconcile", daemon=True)
@@ -147,6 +151,15 @@ class Reconciler:
             self._engine.feed.wake(self._engine.db.run(sql.queues_with_backlog, readonly=True))
         if pulse["operations"]:
             replays.advance(self._engine)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """What nobody reads any more: now and then, by one scheduler."""
+        now = self._engine.clock.monotonic()
+        if now >= self._tidy_at:
+            self._tidy_at = now + TIDY
+            if self._leads("tidy"):
+                self._engine.db.run(partial(breakers.forget_old_calls, older=OLD_CALLS))
 
     def _leads(self, duty: str) -> bool:
         """Whether this scheduler does ``duty`` now. Two that both think so cost work, never correctness."""

@@ -8,7 +8,7 @@ claimed in that same transaction and handed back (*continuation in place*). Zero
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,11 @@ from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.advance import Advance
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.outcome import Usage
-from orchestrator.domain.plan import Kind, StepRow
+from orchestrator.domain.plan import Kind, Plan, StepRow
 from orchestrator.domain.result import Result, Retrying
 from orchestrator.domain.saga import Debt
 from orchestrator.domain.states import JobState, StepState
+from orchestrator.engine import breakers
 from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.feed import step_ref
 from orchestrator.engine.gather import Claimed, gather
@@ -73,6 +74,8 @@ class _Batch:
     published: list[StepRef] = field(default_factory=list)
     #: Ready rows that their settle's caller publishes.
     bodies: list[StepRow] = field(default_factory=list)
+    #: Agents that said 429 and how long: (tenant, agent): seconds.
+    pauses: dict[tuple[str, str], float] = field(default_factory=dict)
     timers: list[float] = field(default_factory=list)
     wake: set[QueueName] = field(default_factory=set)
 
@@ -143,9 +146,7 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
     ]
     debts = _debts(session, intents)
     keys += [(job_id, debt.path) for job_id, found in debts.items() for debt in found.values()]
-    owing = (
-        compensations.owing(session, owers) if (owers := [j for j, plan in plans.items() if plan.compensates]) else ()
-    )
+    owing = owing_of(session, plans)
     loaded: dict[JobId, list[StepRow]] = defaultdict(list)
     for row in steps.load_many(session, keys):
         loaded[row.job_id].append(row)
@@ -168,6 +169,12 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
     for index, row in follow:
         results[index].next = gathered[row.job_id, row.path]
     return results
+
+
+def owing_of(session: Session, plans: Mapping[JobId, Plan]) -> set[JobId]:
+    """Which of the jobs owe anything: asked only where a step can be undone at all."""
+    owers = [job_id for job_id, plan in plans.items() if plan.compensates]
+    return compensations.owing(session, owers) if owers else set()
 
 
 def _debts(session: Session, intents: Sequence[Settle]) -> dict[JobId, dict[int, Debt]]:
@@ -202,7 +209,7 @@ def _apply(
     if last_child:
         crashpoint("join.after_last_child")
     if isinstance(intent.result, Retrying):
-        _after_retry(session, row, intent.result, batch)
+        _after_retry(row, intent.result, batch)
     mine = advance.ready[before:]
     settled = results[index]
     settled.won = True
@@ -229,11 +236,12 @@ def _closes_join(advance: Advance, row: StepRow) -> bool:
     return parent.live == 1 and advance.plan.nodes[parent.ref].has_body
 
 
-def _after_retry(session: Session, row: StepRow, result: Retrying, batch: _Batch) -> None:
+def _after_retry(row: StepRow, result: Retrying, batch: _Batch) -> None:
     if row.state is StepState.RETRYING:
         batch.timers.append(result.delay)
     if row.agent is not None and not result.charged:  # it said 429 and how long: nobody calls it till then
-        feed.pause_agent(session, row.tenant, row.agent, result.delay)
+        key = (row.tenant, row.agent)
+        batch.pauses[key] = max(result.delay, batch.pauses.get(key, 0.0))
 
 
 def _may_continue(row: StepRow, queues: frozenset[str]) -> bool:
@@ -281,10 +289,13 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
         for row in advance.ready:
             if row.path not in advance.changed and row.path in advance.before:
                 advance.changed[row.path] = row
+    calls = breakers.judge(engine, session, advances, now)
+    for (tenant, paused), seconds in sorted(batch.pauses.items()):
+        feed.pause_agent(session, tenant, paused, seconds)
     ready = [row for advance in advances for row in advance.ready if row.state is StepState.READY]
     batch.published.extend(engine.feed.take(session, ready, now, batch.bodies))
     batch.ready.extend(ready)
-    rows = Changes(jobs=[job_values(advance.job) for advance in advances])
+    rows = Changes(jobs=[job_values(advance.job) for advance in advances], calls=calls)
     for advance in advances:
         written = [*advance.changed.values(), *advance.created]
         payloads.write(

@@ -29,7 +29,7 @@ from orchestrator.domain.plan import JobRow, Plan, StepRow
 from orchestrator.domain.planner import first_rows
 from orchestrator.domain.schemas import compile_schema
 from orchestrator.domain.states import JobState, StepState
-from orchestrator.domain.workflow import Workflow
+from orchestrator.domain.workflow import Agent, Workflow
 from orchestrator.engine.context import Engine, parse_definition
 from orchestrator.store import history, jobs, payloads, steps, workflows
 from orchestrator.store.database import Session
@@ -181,7 +181,11 @@ def _resolve(engine: Engine, session: Session, submission: Submission) -> tuple[
             mend=f"Registered: {', '.join(known[:10])}." if known else "Register one, or send a definition.",
         )
     version, definition = found
-    return version, engine.plans.get(session, version), parse_definition(definition)[0]
+    chosen = parse_definition(definition)[0]
+    metered = _metered(chosen)
+    if metered and not metered.keys() <= workflows.limited_agents(session, submission.tenant):
+        workflows.put_limits(session, submission.tenant, metered, replace=False)
+    return version, engine.plans.get(session, version), chosen
 
 
 def _definition(workflow: Workflow) -> str:
@@ -192,9 +196,12 @@ def _store(engine: Engine, session: Session, workflow: Workflow, tenant: str) ->
     definition = _definition(workflow)
     version = digest(definition)[: workflows.HASH_LENGTH]
     workflows.put(session, workflow.name, version, definition, listed=False)
-    limits = {name: agent.limits for name, agent in workflow.agents.items() if agent.limits is not None}
-    workflows.put_limits(session, tenant, limits)
+    workflows.put_limits(session, tenant, _metered(workflow))
     return version, engine.plans.known(version) or engine.plans.add(version, workflow, {})
+
+
+def _metered(workflow: Workflow) -> dict[str, Agent]:
+    return {name: agent for name, agent in workflow.agents.items() if agent.metered}
 
 
 def _input_text(engine: Engine, workflow: Workflow, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from orchestrator.engine.causes import ALIVE, Cause, Scene, cause_of, span, steps_are
@@ -61,6 +62,8 @@ def _at_limit(scene: Scene, alike: Alike) -> Cause | None:
     if not rows:
         return None
     limit = rows[0]
+    if limit["until"] is not None:
+        return _breaker_open(scene, alike, limit)
     paused = limit["paused_until"]
     if paused is not None and paused > scene.now:
         says = f"Agent {alike.agent} said it was asked too much; nobody calls it for {span(paused - scene.now)} more."
@@ -79,6 +82,31 @@ def _at_limit(scene: Scene, alike: Alike) -> Cause | None:
             detail: dict[str, Any] = {"agent": alike.agent, "rate": limit["rate"]}
             return cause_of(alike, "agent_rate", says, "It moves by itself then.", until=scene.now + wait, **detail)
     return None
+
+
+def _breaker_open(scene: Scene, alike: Alike, row: dict[str, Any]) -> Cause:
+    name, until, since = row["name"], row["until"], row["opened_at"]
+    signal, kind, why = json.loads(row["trip"])
+    whose = f"of agent {alike.agent}" if name == alike.agent else f"of {name}, which agent {alike.agent} calls,"
+    says = f"The breaker {whose} has been open for {span(scene.now - since)}: {why}. {steps_are(alike)} waiting"
+    if until > scene.now:
+        says += f" at least {span(until - scene.now)} more."
+        moved_by = f"Then one call is tried. If it is mended: orchestrator breakers reset {name}"
+    else:
+        says += " while one call is tried."
+        moved_by = f"That call's success. Without waiting for it: orchestrator breakers reset {name}"
+    tripped = {"signal": signal, "class": kind, "says": why}
+    return cause_of(
+        alike,
+        "breaker_open",
+        says,
+        moved_by,
+        since=since,
+        until=until,
+        agent=alike.agent,
+        breaker=name,
+        tripped_by=tripped,
+    )
 
 
 def _limit_full(scene: Scene, alike: Alike, most: int, used: int, users: list[dict[str, Any]]) -> Cause:

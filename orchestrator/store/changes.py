@@ -44,6 +44,8 @@ class Changes:
     events: list[Row] = field(default_factory=list)
     jobs: list[Row] = field(default_factory=list)
     counts: list[Row] = field(default_factory=list)
+    #: What breakers count.
+    calls: list[Row] = field(default_factory=list)
 
 
 def write(session: Session, changes: Changes) -> bool:
@@ -57,6 +59,7 @@ def write(session: Session, changes: Changes) -> bool:
     insert(session, tables.events, changes.events)
     session.many(_update_job(), changes.jobs)
     insert(session, tables.rollups, changes.counts, _COUNT)
+    insert(session, tables.breaker_calls, changes.calls, _CALLS)
     return won
 
 
@@ -73,6 +76,11 @@ def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = 
 
 
 _COUNT = "ON CONFLICT (process, series, labels) DO UPDATE SET value = rollups.value + excluded.value"
+#: A span of time that comes round again begins at nothing.
+_CALLS = "ON CONFLICT (tenant, name, process, slot) DO UPDATE SET at = excluded.at, " + ", ".join(
+    f"{name} = excluded.{name} + CASE WHEN breaker_calls.at = excluded.at THEN breaker_calls.{name} ELSE 0 END"
+    for name in ("calls", "failed", "usd")
+)
 
 
 def _write_postgres(session: Session, changes: Changes) -> bool:
@@ -83,6 +91,7 @@ def _write_postgres(session: Session, changes: Changes) -> bool:
         "events": changes.events,
         "jobs": changes.jobs,
         "counts": changes.counts,
+        "calls": changes.calls,
     }
     present = tuple(name for name, rows in parts.items() if rows)
     if not present:
@@ -100,6 +109,7 @@ def _statement(present: tuple[str, ...]) -> str:
         "events": _insert_set("events", "events"),
         "jobs": _update_jobs_set(),
         "counts": _insert_set("rollups", "counts", _COUNT),
+        "calls": _insert_set("breaker_calls", "calls", _CALLS),
     }
     count = "(SELECT count(*) FROM w_moved)" if "moved" in present else "0"
     inner = ", ".join(f"w_{name} AS ({clauses[name]} RETURNING 1)" for name in present)

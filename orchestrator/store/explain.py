@@ -106,15 +106,22 @@ def queues(session: Session, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def limits(session: Session, tenant: str, agents: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Per limited or paused agent: its row, once for each job that uses it (running, rung), the greatest user first."""
+    """Per limited, paused or watched agent: its row, once for each job that uses it, the greatest user first.
+
+    ``running``, ``rung``: the job's use of it. ``name``, ``until``, ``opened_at``, ``trip``: of the breaker that holds
+    the agent back, if one does.
+    """
     rows = session.rows(
-        "SELECT l.agent, l.concurrency, l.rate, l.tokens, l.refilled_at, l.paused_until, u.job_id, u.running, u.rung"
-        " FROM agent_limits l LEFT JOIN (SELECT agent, job_id, sum(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS"
+        "SELECT l.agent, l.concurrency, l.rate, l.tokens, l.refilled_at, l.paused_until, u.job_id, u.running, u.rung,"
+        " b.name, b.until, b.opened_at, b.trip FROM agent_limits l"
+        " LEFT JOIN breakers b ON l.breaker AND b.until IS NOT NULL AND b.tenant = l.tenant"
+        " AND (b.name = l.agent OR b.name = l.provider)"
+        " LEFT JOIN (SELECT agent, job_id, sum(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS"
         " running, sum(CASE WHEN state = 'ready' THEN 1 ELSE 0 END) AS rung FROM steps WHERE limited AND state IN"
         " ('ready','running') AND (state = 'running' OR dispatched_at IS NOT NULL) AND tenant = :tenant"
         " GROUP BY agent, job_id) u ON u.agent = l.agent"
         f" WHERE l.tenant = :tenant AND {session.dialect.any_of('l.agent', 'agents')}"
-        " ORDER BY l.agent, coalesce(u.running, 0) + coalesce(u.rung, 0) DESC",
+        " ORDER BY l.agent, coalesce(b.until, 0) DESC, coalesce(u.running, 0) + coalesce(u.rung, 0) DESC",
         {"tenant": tenant, "agents": json.dumps(sorted(set(agents)))},
     )
     found: dict[str, list[dict[str, Any]]] = {}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
+from orchestrator.store import breakers
 from orchestrator.store.database import Session
 
 _BACKLOG = "queue = :queue AND state = 'ready' AND dispatched_at IS NULL"
@@ -135,19 +136,46 @@ def due_timers(session: Session, limit: int = 1000) -> list[QueueName]:
 Limited = tuple[str, str]
 
 
-def allowances(session: Session) -> dict[Limited, int]:
-    """What each limited or paused agent may still be given, over all workers; locks them, so no two feeds share one."""
+@dataclass(slots=True)
+class Allowance:
+    """How many more steps may be published. Agents that share a half-open breaker share one."""
+
+    left: int
+
+
+@dataclass(slots=True)
+class Allowances:
+    """What each limited, paused or watched agent may still be given, over all workers. No entry: any number."""
+
+    of: dict[Limited, list[Allowance]] = field(default_factory=dict)
+    #: Agents with a breaker that is not closed.
+    watched: set[Limited] = field(default_factory=set)
+
+    def spent(self, key: Limited) -> bool:
+        return any(allowance.left <= 0 for allowance in self.of.get(key, ()))
+
+    def take(self, key: Limited) -> None:
+        for allowance in self.of.get(key, ()):
+            allowance.left -= 1
+
+    def held(self) -> set[Limited]:
+        """Agents that are given nothing more because of a breaker."""
+        return {key for key in self.watched if self.spent(key)}
+
+
+def allowances(session: Session) -> Allowances:
+    """Locks the agents it answers for, so that no two feeds give out the same."""
     limits = session.rows("SELECT *, {now} AS now FROM agent_limits ORDER BY tenant, agent {for_update}")
     if not limits:
-        return {}
+        return Allowances()
     busy = {
-        (row["tenant"], row["agent"]): row["n"]
+        (row["tenant"], row["agent"]): int(row["n"])
         for row in session.rows(
             "SELECT tenant, agent, count(*) AS n FROM steps WHERE limited AND state IN ('ready','running')"
             " AND (state = 'running' OR dispatched_at IS NOT NULL) GROUP BY tenant, agent"
         )
     }
-    out = {}
+    out = Allowances()
     for row in limits:
         key = (row["tenant"], row["agent"])
         left = UNLIMITED
@@ -158,8 +186,27 @@ def allowances(session: Session) -> dict[Limited, int]:
         if row["paused_until"] is not None and row["paused_until"] > row["now"]:
             left = 0
         if left < UNLIMITED:
-            out[key] = left
+            out.of[key] = [Allowance(left)]
+    watched = [row for row in limits if row["breaker"]]
+    if watched:
+        _hold_back(out, watched, breakers.not_closed(session), busy)
     return out
+
+
+def _hold_back(
+    out: Allowances, watched: Sequence[Mapping[str, Any]], until: Mapping[Limited, float], busy: Mapping[Limited, int]
+) -> None:
+    """Nothing for an agent whose breaker is open; half-open, one call at a time, whichever agent's."""
+    shared: dict[Limited, Allowance] = {}
+    for row in watched:
+        key = (row["tenant"], row["agent"])
+        for name in {row["agent"], row["provider"]} - {None}:
+            of = (row["tenant"], name)
+            if of in until:
+                one = shared.setdefault(of, Allowance(1 if until[of] <= row["now"] else 0))
+                one.left -= busy.get(key, 0)
+                out.of.setdefault(key, []).append(one)
+                out.watched.add(key)
 
 
 def _tokens(row: Mapping[str, Any]) -> float:

@@ -19,9 +19,13 @@ _CLAIM_SET = (
     " lease_until = {now} + :lease, started_at = {now}, first_started_at = coalesce(s.first_started_at, {now})"
 )
 
+_RUNG = "(NOT s.limited OR s.dispatched_at IS NOT NULL)"
+
 
 def claim(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: float) -> list[StepRow]:
     """Takes those of ``refs`` that are ready in the named epoch, in jobs that move; each gets a new fence and a lease.
+
+    A step of a metered agent is taken only while it is rung: what was called back (its breaker opened) stays.
 
     The attempt is counted here, so a step that kills its worker is counted too. Lock order: jobs, then steps.
     """
@@ -37,7 +41,7 @@ def claim(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: 
     for ref in ordered:
         row = session.one(
             f"UPDATE steps AS s SET {_CLAIM_SET} WHERE job_id = :job AND path = :path AND epoch = :epoch"
-            f" AND {changes.STATE} = 'ready'"
+            f" AND {changes.STATE} = 'ready' AND {_RUNG}"
             f" AND EXISTS (SELECT 1 FROM jobs j WHERE j.id = :job AND j.state IN ({_MOVING}))"
             " RETURNING *",
             {"job": ref.job_id, "path": ref.path, "epoch": ref.epoch, "owner": owner, "lease": lease},
@@ -52,7 +56,7 @@ def _claim_postgres(session: Session, refs: Sequence[StepRef], owner: Incarnatio
         f"UPDATE steps AS s SET {_CLAIM_SET}"
         " FROM unnest(CAST(:jobs AS text[]), CAST(:paths AS text[]), CAST(:epochs AS int[])) AS v(job, path, epoch),"
         f" jobs j WHERE s.job_id = v.job AND s.path = v.path AND s.epoch = v.epoch AND s.{changes.STATE} = 'ready'"
-        f" AND j.id = v.job AND j.state IN ({_MOVING}) RETURNING {STEP_SELECT}",
+        f" AND {_RUNG} AND j.id = v.job AND j.state IN ({_MOVING}) RETURNING {STEP_SELECT}",
         {
             "jobs": [ref.job_id for ref in refs],
             "paths": [ref.path for ref in refs],

@@ -21,6 +21,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -343,7 +344,39 @@ agent_limits = Table(
     Column("tokens", Double, nullable=False),
     Column("refilled_at", Double, nullable=False),
     Column("paused_until", Double),
+    #: Whether a breaker watches it, and the one it shares with the other agents of its host.
+    Column("breaker", Boolean, nullable=False, server_default=false()),
+    Column("provider", Text),
     PrimaryKeyConstraint("tenant", "agent"),
+)
+
+#: A row once there was something to keep: no row is a closed breaker. ``name`` is an agent's, or a provider's.
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("until", Double),
+    Column("opened_at", Double),
+    Column("closed_at", Double),
+    Column("cooldown", Double, nullable=False),
+    Column("trips", Integer, nullable=False),
+    Column("streak", Integer, nullable=False),
+    Column("trip", Text),
+)
+
+#: Calls of agents with a breaker, by process and span of time: a ring, each row written by its own process alone.
+breaker_calls = Table(
+    "breaker_calls",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("process", Text, primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("calls", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("usd", Double, nullable=False),
 )
 
 duties = Table(

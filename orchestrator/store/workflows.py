@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.workflow import Limits
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.domain.breaker import provider_of
+from orchestrator.domain.workflow import Agent
 from orchestrator.store.database import Session
 
 #: Characters of a version.
@@ -47,16 +51,39 @@ def names(session: Session) -> list[dict[str, object]]:
     )
 
 
-def put_limits(session: Session, tenant: str, limits: dict[str, Limits]) -> None:
-    """The tenant's newest definition of an agent's limits holds, for every workflow of its that names the agent."""
+def put_limits(session: Session, tenant: str, agents: Mapping[str, Agent], *, replace: bool = True) -> None:
+    """The tenant's newest definition of an agent's limits holds, for every workflow of its that names the agent.
+
+    ``replace=False``: only where the tenant has none yet. Only metered agents belong here.
+    """
+    conflict = "DO NOTHING"
+    if replace:
+        conflict = (
+            "DO UPDATE SET concurrency = excluded.concurrency, rate = excluded.rate, breaker = excluded.breaker,"
+            " provider = excluded.provider"
+            " WHERE coalesce(agent_limits.concurrency, -1) <> coalesce(excluded.concurrency, -1)"
+            " OR coalesce(agent_limits.rate, -1) <> coalesce(excluded.rate, -1)"
+            " OR agent_limits.breaker <> excluded.breaker"
+            " OR coalesce(agent_limits.provider, '') <> coalesce(excluded.provider, '')"
+        )
     session.many(
-        "INSERT INTO agent_limits (tenant, agent, concurrency, rate, tokens, refilled_at)"
-        " VALUES (:tenant, :agent, :concurrency, :rate, 1, {now})"
-        " ON CONFLICT (tenant, agent) DO UPDATE SET concurrency = excluded.concurrency, rate = excluded.rate"
-        " WHERE coalesce(agent_limits.concurrency, -1) <> coalesce(excluded.concurrency, -1)"
-        " OR coalesce(agent_limits.rate, -1) <> coalesce(excluded.rate, -1)",
-        [
-            {"tenant": tenant, "agent": agent, "concurrency": limit.concurrency, "rate": limit.rate_per_second()}
-            for agent, limit in sorted(limits.items())
-        ],
+        "INSERT INTO agent_limits (tenant, agent, concurrency, rate, tokens, refilled_at, breaker, provider)"
+        " VALUES (:tenant, :agent, :concurrency, :rate, 1, {now}, :breaker, :provider)"
+        f" ON CONFLICT (tenant, agent) {conflict}",
+        [{"tenant": tenant, "agent": name, **_metered(agent)} for name, agent in sorted(agents.items())],
     )
+
+
+def _metered(agent: Agent) -> dict[str, Any]:
+    limits, breaker = agent.limits, agent.breaker
+    return {
+        "concurrency": limits.concurrency if limits is not None else None,
+        "rate": limits.rate_per_second() if limits is not None else None,
+        "breaker": breaker is not None,
+        "provider": provider_of(agent) if breaker is not None and breaker.provider else None,
+    }
+
+
+def limited_agents(session: Session, tenant: str) -> set[str]:
+    """The tenant's agents whose limits are known."""
+    return {row["agent"] for row in session.rows("SELECT agent FROM agent_limits WHERE tenant = :t", {"t": tenant})}

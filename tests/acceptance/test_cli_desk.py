@@ -27,6 +27,11 @@ name: broken
 agents: {no: {kind: scripted, script: [{fail: {class: permanent, message: "no such clause"}}, {output: 7}]}}
 steps: [{id: a, agent: no}]
 """,
+    "frail.yaml": """
+name: frail
+agents: {frail: {kind: scripted, script: [{fail: {class: transient, message: "away"}}], breaker: {calls: 1}}}
+steps: [{id: a, agent: frail, retry: {attempts: 1}}]
+""",
     "slow.yaml": """
 name: slow
 agents: {slow: {kind: scripted, script: [{delay: 60s, output: 1}]}}
@@ -131,6 +136,21 @@ def test_discard_closes_a_letter(desk: Shell) -> None:
     assert [row["id"] for row in read(desk, "dead-letters", "list", "--state", "all")] == [letter["id"]]
 
 
+def test_a_breaker_is_listed_and_reset(desk: Shell) -> None:
+    assert read(desk, "breakers", "list") == []
+    assert desk.run("submit", "frail", "--wait").returncode == 1
+    (found,) = read(desk, "breakers", "list")
+    assert (found["name"], found["state"], found["tripped_by"]["signal"]) == ("frail", "open", "failures")
+    job = read(desk, "submit", "frail")["id"]
+    until(lambda: "breaker of agent frail" in read(desk, "jobs", "explain", job)["summary"], 20)
+    assert "1 of 1 calls failed" in desk.run("breakers", "list").stdout
+    (done,) = read(desk, "breakers", "reset", "frail", "--note", "mended")
+    assert done["state"] == "closed"
+    until(lambda: read(desk, "jobs", "show", job)["state"] == "failed", 20)
+    assert desk.run("breakers", "reset", "nobody").returncode == 3
+    assert [row["what"] for row in read(desk, "audit", "frail")] == ["breaker.reset"]
+
+
 def test_cancel_is_idempotent_and_follow_sees_the_end(desk: Shell) -> None:
     job = read(desk, "submit", "slow")["id"]
     following = desk.start("jobs", "events", job, "--follow", "--json")
@@ -193,7 +213,9 @@ def test_compile_shows_what_celery_is_given(shell: Shell, directory: Path) -> No
 def test_help_is_quick_and_lists_every_command(shell: Shell) -> None:
     done = shell.run("--help")
     assert done.returncode == 0
-    commands = "run dev up-local api worker scheduler migrate submit jobs dead-letters workflows compile schema keys"
+    commands = (
+        "run dev up-local api worker scheduler migrate submit jobs dead-letters breakers workflows compile schema keys"
+    )
     assert all(f"\n  {command} " in done.stdout for command in [*commands.split(), "config", "verify", "quarantine"])
     # What --help imports decides how quick it is: none of the heavy ones may be among them.
     heavy = "celery kombu sqlalchemy pydantic fastapi uvicorn httpx rich"

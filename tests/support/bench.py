@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from orchestrator.clock import Clock
@@ -14,6 +15,7 @@ from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import presence, queries
 from orchestrator.engine.context import Engine
 from orchestrator.engine.feed import Feed
+from orchestrator.engine.reroute import reroute
 from orchestrator.engine.submit import Submission, submit
 from orchestrator.engine.verify import verify
 from orchestrator.store import feed as feed_sql
@@ -37,6 +39,7 @@ class Bench:
         self.engine = Engine(self.db, self.clock, Incarnation(process))
         self.dispatcher = ListDispatcher()
         self.engine.feed = Feed(self.db, self.dispatcher, self.clock)
+        self.engine.feed.on_held = partial(reroute, self.engine)
         self.calls = AgentCalls(agent_packages=("tests",), egress=Egress(unrestricted=True))
         self.attempt = Attempt(
             self.engine, self.calls, IsolatedCalls({"agent_packages": ["tests"]}), Watchdog(self.clock)

@@ -97,7 +97,7 @@ def series() -> set[str]:
         for metric in Meters().registry.collect()
         for end in ("", "_total", "_bucket", "_count", "_sum")
     }
-    reading = global_.Reading([], {}, [], {}, {})
+    reading = global_.Reading([], {}, [], {}, {}, {})
     gauges = {metric.name for metric in global_._gauges(reading)}
     return own | gauges | {f"{global_.PREFIX}_{name}" for name in global_.COUNTERS} | {f"{global_.PREFIX}_broker_up"}
 
