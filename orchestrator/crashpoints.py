@@ -38,6 +38,8 @@ POINTS: Final = (
     "dead_letter.move",
     "dead_letter.replay",
     "epoch.change",
+    "decision.before_commit",
+    "decision.after_commit",
 )
 
 VARIABLE: Final = "ORCHESTRATOR_CRASHPOINT"

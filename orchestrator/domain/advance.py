@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
 from orchestrator.domain.events import Event, EventType
-from orchestrator.domain.ids import ROOT, QueueName, StepPath, parent_of
+from orchestrator.domain.ids import ROOT, StepPath, parent_of
 from orchestrator.domain.joins import Decision, decide
 from orchestrator.domain.outcome import NULL, Failure, FailureClass, Stored, Usage
 from orchestrator.domain.plan import STOP_CANCELLED, STOP_FAILED, JobRow, Kind, Plan, StepRow
@@ -21,19 +21,25 @@ from orchestrator.domain.result import (
     AttemptRecord,
     Cancelled,
     Defaulted,
+    Doubted,
+    Escalated,
     FellBack,
     GaveUp,
+    NotHappened,
     Opened,
     Released,
     Result,
     Retrying,
     Skipped,
     Succeeded,
+    Unreconciled,
 )
+from orchestrator.domain.setbacks import Setbacks
 from orchestrator.domain.states import JOB_MOVING, STEP_DONE, STEP_NOT_BEGUN, JobState, StepState
+from orchestrator.domain.waits import Reason, Wait
 
 
-class Advance:
+class Advance(Setbacks):
     """One job's changes in one transaction. ``now`` is the database's clock, in seconds."""
 
     def __init__(self, plan: Plan, job: JobRow, rows: Iterable[StepRow], now: float, max_steps: int = 50_000) -> None:
@@ -55,8 +61,17 @@ class Advance:
         self.stops: list[tuple[StepPath, bool]] = []
         #: Composites whose prepared children are to be made ready.
         self.prepared: list[tuple[StepPath, int]] = []
+        self.asked: list[Wait] = []
+        self.answered: list[StepPath] = []
         self.dead: tuple[StepPath, Failure] | None = None
         self.counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+
+    def add(self, rows: Iterable[StepRow]) -> None:
+        """More rows it may move; those it has are kept as they are."""
+        for row in rows:
+            if row.path not in self.rows:
+                self.rows[row.path] = row
+                self.before[row.path] = (row.state, row.fence)
 
     # -- entry points
 
@@ -71,15 +86,18 @@ class Advance:
             )
             self._count("attempts_total", agent=agent or "", failure=failure.kind.value if failure else "")
             self._spend(agent or "", usage)
-        if (isinstance(result, Retrying) and result.new_key) or isinstance(result, FellBack):
+        if (isinstance(result, Retrying) and result.new_key) or isinstance(result, (FellBack, NotHappened)):
             row.generation += 1
 
     def _settle(self, row: StepRow, result: Result) -> tuple[str, Failure | None] | None:  # noqa: C901 - an arm a member
         """Moves the row; answers how the attempt is recorded."""
+        begun = row.begun
         row.lease_owner, row.lease_until, row.begun = None, None, False
         stopping = self._stopping(row)
         match result:
             case Succeeded(output, data):
+                self._reconciled(row, happened=True)
+                row.doubt = None
                 self.finish(row, StepState.SUCCEEDED, output=output, data=data)
                 return "succeeded", None
             case Skipped():
@@ -106,7 +124,25 @@ class Advance:
                 row.degraded = True
                 self.finish(row, state, output=output, data={"degraded": True, "failure": failure.as_dict()})
                 return "failed", failure
+            case Escalated(failure):
+                row.fallback = result.number
+                self._ask(row, failure, Reason.ESCALATE, (result.group,), stopping=stopping)
+                return "failed", failure
+            case Doubted():
+                return self._doubt(row, result, stopping=stopping)
+            case Unreconciled(failure):
+                self._reconciled(row, happened=None, failure=failure)
+                self._ask_about_doubt(row, failure, stopping=stopping)
+                return "reconciled", failure
+            case NotHappened(then):
+                assert row.doubt is not None
+                self._reconciled(row, happened=False)
+                row.tries, row.doubt, row.first_started_at = row.doubt.tries, None, None
+                self._settle(row, then)
+                return "reconciled", None
             case Cancelled():
+                if begun:
+                    self._doubt_if_unrepeatable(row)
                 self.finish(row, StepState.CANCELLED)
                 return "cancelled", None
             case Opened():
@@ -119,31 +155,6 @@ class Advance:
                 return self._release(row, lost=lost, alone=alone, stopping=stopping)
             case _:
                 assert_never(result)
-
-    def _fall_back(self, row: StepRow, result: FellBack, *, stopping: bool) -> None:
-        if stopping:
-            self.finish(row, StepState.CANCELLED, failure=result.failure)
-            return
-        agent = self.plan.agents[result.agent]
-        data = {"from": row.agent, "to": result.agent, "failure": result.failure.as_dict()}
-        self._event(EventType.STEP_FELL_BACK, row.path, data)
-        row.agent, row.queue, row.limited = result.agent, QueueName(agent.queue), agent.limits is not None
-        row.fallback, row.tries, row.failure = result.number, 0, result.failure
-        self._ready(row)
-
-    def _release(self, row: StepRow, *, lost: bool, alone: bool, stopping: bool) -> tuple[str, Failure | None] | None:
-        row.fence += 1
-        row.losses += 1 if lost else 0
-        row.losses_alone += 1 if lost and alone else 0
-        failure = Failure(FailureClass.WORKER_LOST, "its worker was lost", outcome_known=False) if lost else None
-        if lost:
-            self._event(EventType.STEP_LOST, row.path, {"attempt": row.attempt, "losses": row.losses})
-        if stopping:
-            self.finish(row, StepState.CANCELLED)
-        else:
-            row.dispatched_at = row.mark = None
-            self._ready(row)
-        return ("lost", failure) if lost else None
 
     def cancel_job(self) -> None:
         """Asks the whole job to stop; live calls are asked too."""
@@ -163,21 +174,18 @@ class Advance:
 
     def stop(self, top: StepPath, live_too: bool, rows: Mapping[StepPath, StepRow]) -> None:
         """Cancels what has not begun below ``top``; ``rows`` holds every stored row below it that has not ended."""
-        for path, row in rows.items():
-            if path not in self.rows:
-                self.rows[path] = row
-                self.before[path] = (row.state, row.fence)
+        self.add(rows.values())
         prefix = f"{top}/" if top else ""
         inside = (row for row in self.rows.values() if row.path.startswith(prefix) and row.path != top)
         below = sorted((row for row in inside if not row.terminal), key=lambda r: (-r.path.count("/"), r.seq))
         for row in below:
-            if (row.state is StepState.WAITING and row.stopping is None) or (
+            if (row.state is StepState.WAITING and row.stopping is None and not row.asks_a_person) or (
                 row.state is StepState.RUNNING and live_too and row.stopping is None
             ):
                 row.stopping = STOP_CANCELLED
                 self._touch(row)
         for row in below:
-            if row.state in STEP_NOT_BEGUN:
+            if row.state in STEP_NOT_BEGUN or row.asks_a_person:
                 self.finish(row, StepState.CANCELLED)
         for row in below:  # a composite whose children had all ended (its body was still to come) ends here
             if row.state is StepState.WAITING and row.live == 0:
@@ -376,6 +384,8 @@ class Advance:
         self.ready.append(row)
 
     def _move(self, row: StepRow, state: StepState) -> None:
+        if row.asks_a_person:
+            self._no_longer_asks(row)
         row.state = state
         self._touch(row)
 

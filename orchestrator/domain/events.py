@@ -23,9 +23,13 @@ class EventType(StrEnum):
     STEP_CANCELLED = "step.cancelled"
     STEP_FELL_BACK = "step.fell_back"
     STEP_LOST = "step.lost"
+    STEP_IN_DOUBT = "step.in_doubt"
+    STEP_RECONCILED = "step.reconciled"
     STEP_OPENED = "step.opened"
     JOIN_DECIDED = "join.decided"
     ROUND_REVIEWED = "round.reviewed"
+    WAIT_OPENED = "wait.opened"
+    WAIT_DECIDED = "wait.decided"
     DEAD_LETTER_CREATED = "dead_letter.created"
 
 

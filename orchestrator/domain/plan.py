@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.domain.expressions import Expression, Template
 from orchestrator.domain.ids import DEFAULT_QUEUE, JobId, QueueName, StepPath, ancestor, child
-from orchestrator.domain.outcome import Failure, Stored
+from orchestrator.domain.outcome import Doubt, Failure, Stored
 from orchestrator.domain.states import STEP_TERMINAL, StepState
 from orchestrator.domain.workflow import Agent, AgentStep, Retry, Timeout
 
@@ -191,6 +191,9 @@ class StepRow:
     failure: Failure | None = None
     #: The path of the step whose failure this is (a composite fails with its first failed branch's).
     failed_at: StepPath | None = None
+    #: The call that may have taken effect, while nobody knows, and for good when the step ended so. A claim of a step
+    #: in doubt asks its agent's reconciler.
+    doubt: Doubt | None = None
 
     @property
     def terminal(self) -> bool:
@@ -202,8 +205,18 @@ class StepRow:
         return (self.width or 0) - self.succeeded - self.failed - self.cancelled
 
     @property
+    def asks_a_person(self) -> bool:
+        """Whether an open wait holds it."""
+        return self.state is StepState.IN_DOUBT or (self.state is StepState.WAITING and self.kind is Kind.AGENT)
+
+    @property
     def group(self) -> StepPath | None:
         return self.parent if self.kind is Kind.AGENT else None
+
+
+def idempotency_key(row: StepRow, version: str) -> str:
+    """(job, step, version, generation): repeats while an earlier attempt's outcome is unknown."""
+    return f"{row.job_id}:{row.path}:{version[:12]}:{row.generation}"
 
 
 @dataclass(slots=True)
@@ -231,3 +244,6 @@ class JobRow:
     input_tokens: int = 0
     output_tokens: int = 0
     origin: str | None = None
+    #: How many of its steps ask a person, and since when at least one does: meanwhile its deadline does not run.
+    waits: int = 0
+    waiting_since: float | None = None

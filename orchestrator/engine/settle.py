@@ -18,11 +18,11 @@ from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.outcome import Usage
 from orchestrator.domain.plan import Kind, StepRow
 from orchestrator.domain.result import Result, Retrying
-from orchestrator.domain.states import JobState, StepState
+from orchestrator.domain.states import STEP_MOVES_BY_ITSELF, JobState, StepState
 from orchestrator.engine.context import Engine
 from orchestrator.engine.feed import step_ref
 from orchestrator.engine.gather import Claimed, gather
-from orchestrator.store import changes, desk, feed, history, jobs, payloads, steps
+from orchestrator.store import changes, desk, feed, history, jobs, payloads, steps, waits
 from orchestrator.store.changes import Changes
 from orchestrator.store.database import Session
 from orchestrator.store.rows import job_values, step_values
@@ -243,9 +243,7 @@ def _load_held(session: Session, advance: Advance, intents: Sequence[Settle]) ->
             if advance.plan.nodes[ref].max_concurrency is not None:
                 wanted[path] += 1
     for path, count in wanted.items():
-        for row in steps.load_held(session, advance.job.id, path, count):
-            advance.rows.setdefault(row.path, row)
-            advance.before.setdefault(row.path, (row.state, row.fence))
+        advance.add(steps.load_held(session, advance.job.id, path, count))
 
 
 def run_stops(session: Session, advance: Advance) -> None:
@@ -265,6 +263,8 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
     ready = [row for advance in advances for row in advance.ready if row.state is StepState.READY]
     batch.published.extend(engine.feed.take(session, ready, now, batch.bodies))
     batch.ready.extend(ready)
+    for advance in advances:
+        _job_waits_or_runs(session, advance)
     rows = Changes(jobs=[job_values(advance.job) for advance in advances])
     for advance in advances:
         written = [*advance.changed.values(), *advance.created]
@@ -280,6 +280,8 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
     if not changes.write(session, rows):
         raise Moved
     for advance in advances:
+        waits.open_all(session, advance.asked)
+        waits.cancel_open(session, advance.job.id, advance.answered)  # also one that this very batch has asked
         for parent, limit in advance.prepared:
             batch.wake |= steps.make_ready(session, advance.job.id, parent, limit)
         if advance.dead is not None:
@@ -287,3 +289,17 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
             path, failure = advance.dead
             agent = advance.rows[path].agent if path in advance.rows else None
             desk.park(session, engine.clock.new_id(), advance.job, path, failure, agent)
+
+
+def _job_waits_or_runs(session: Session, advance: Advance) -> None:
+    """A job that asks people is waiting while nothing else of it moves. All moves but claims are under its lock."""
+    job = advance.job
+    if job.state not in (JobState.RUNNING, JobState.WAITING) or not (job.waits or job.state is JobState.WAITING):
+        return
+    moves = (
+        job.waits == 0
+        or bool(advance.prepared)
+        or any(row.state in STEP_MOVES_BY_ITSELF for row in advance.rows.values())
+        or waits.another_step_moves(session, job.id, advance.rows)
+    )
+    job.state = JobState.RUNNING if moves else JobState.WAITING

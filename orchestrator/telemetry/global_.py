@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from orchestrator.domain.errors import Unavailable
 from orchestrator.domain.states import JobState
 from orchestrator.engine.context import Engine
-from orchestrator.store import desk, feed, history, jobs, workers
+from orchestrator.store import desk, feed, history, jobs, waits, workers
 from orchestrator.store.database import Session
 from orchestrator.telemetry.metrics import PREFIX
 
@@ -49,6 +49,8 @@ class Reading:
     queues: list[dict[str, object]]
     slots: dict[str, int]
     letters: dict[str, int]
+    #: Open questions to people.
+    waits: int = 0
 
 
 def read(session: Session) -> Reading:
@@ -57,7 +59,12 @@ def read(session: Session) -> Reading:
         for queue in row["queues"]:
             slots[queue] += 0 if row["draining"] else max(0, row["slots"] - row["lost_slots"])
     return Reading(
-        history.totals(session), jobs.counts(session), feed.gauges(session), dict(slots), desk.open_letters(session)
+        history.totals(session),
+        jobs.counts(session),
+        feed.gauges(session),
+        dict(slots),
+        desk.open_letters(session),
+        waits.count_open(session),
     )
 
 
@@ -157,6 +164,7 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     slots = {name: reading.slots.get(name, 0) for name in names}
     yield _gauge("worker_slots", "Slots of live workers.", "queue", slots)
     yield _gauge("dead_letters_open", "Parked jobs that wait for a decision.", "workflow", reading.letters)
+    yield GaugeMetricFamily(f"{PREFIX}_approvals_waiting", "Questions that wait for people.", float(reading.waits))
 
 
 def _gauge(name: str, help: str, label: str, values: dict[str, int] | dict[str, float]) -> Metric:

@@ -54,6 +54,8 @@ async def work(ctx: Context, input: Any) -> Any:
                 raise Permanent("not under this key")
             case "transient":
                 raise Transient("again, please", outcome_known=True)
+            case "doubt":
+                raise Transient("the line was cut")
             case _:
                 pass
     append(ctx, "end", input)
