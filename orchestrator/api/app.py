@@ -13,7 +13,7 @@ from orchestrator.api import openapi, problems
 from orchestrator.api.auth import Door, is_open
 from orchestrator.api.house import House
 from orchestrator.api.observe import Observe
-from orchestrator.api.routes import dead_letters, events, explain, fleet, jobs, operations, probes, workflows
+from orchestrator.api.routes import dead_letters, decisions, events, explain, fleet, jobs, operations, probes, workflows
 from orchestrator.api.schemas import Problem
 from orchestrator.api.threads import Threads
 from orchestrator.api.watch import Watch
@@ -47,7 +47,7 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
         responses=_ERRORS,
     )
     app.state.house = house
-    for part in (jobs, events, explain, operations, dead_letters, workflows, fleet, probes):
+    for part in (jobs, events, explain, operations, dead_letters, decisions, workflows, fleet, probes):
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(Observe, meters=house.meters, clock=engine.clock)

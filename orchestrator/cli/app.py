@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.decisions import decisions
 from orchestrator.cli.dev import dev
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.explain import explain
@@ -39,6 +40,7 @@ jobs.command("explain")(explain)
 app.add_typer(jobs, name="jobs")
 dead_letters.command("groups")(groups)
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(decisions, name="decisions")
 app.add_typer(operations, name="operations")
 app.command("audit")(audit)
 app.add_typer(workflows, name="workflows")
