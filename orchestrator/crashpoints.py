@@ -41,6 +41,8 @@ POINTS: Final = (
     "compensation.before_call",
     "compensation.after_call",
     "compensation.after_commit",
+    "decision.before_commit",
+    "decision.after_commit",
 )
 
 VARIABLE: Final = "ORCHESTRATOR_CRASHPOINT"

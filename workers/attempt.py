@@ -14,15 +14,16 @@ from typing import Any, Protocol
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.breaker import NOT_CALLED
 from orchestrator.domain.expressions import ExpressionFailed
-from orchestrator.domain.ids import idempotency_key
+from orchestrator.domain.fallback import after_giving_up
 from orchestrator.domain.json_values import NotJson, dumps, loads
 from orchestrator.domain.outcome import Failure, FailureClass, Usage
-from orchestrator.domain.result import GaveUp, Result, Retrying
-from orchestrator.domain.retry import GiveUp, RetryAfter
+from orchestrator.domain.plan import idempotency_key
+from orchestrator.domain.result import Doubted, GaveUp, NotHappened, Released, Result, Retrying, Succeeded, Unreconciled
+from orchestrator.domain.retry import Again, GiveUp, InDoubt, RetryAfter, after_not_happened
 from orchestrator.domain.retry import decide as decide_retry
 from orchestrator.domain.schemas import Schema, compile_schema
-from orchestrator.domain.workflow import Agent, Effect, Retry, Timeout
-from orchestrator.engine.context import Engine
+from orchestrator.domain.workflow import RECONCILED, Agent, Effect, Retry, Timeout
+from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.release import after
 from orchestrator.ports import AgentFailed, Answer, CallContext, Undoing
@@ -73,6 +74,32 @@ class Attempt:
         if agent.input_schema is not None and (problems := self._problems(agent.input_schema, value)):
             text = f"the input misses the agent's input_schema: {'; '.join(problems)}"
             return Done(Failure(FailureClass.PERMANENT, text))
+        answer = await self._answer(claimed, agent, value, claimed.row.attempt, alone=alone)
+        return answer if isinstance(answer, Done) else self._checked(claimed, agent, value, answer)
+
+    async def reconcile(self, claimed: Claimed, value: Any, *, alone: bool) -> Done | bool | None:
+        """Asks whether the call in doubt took effect: its output or a failure to ask, False if it did not, else None.
+
+        It is asked with the key and the input of that call, and its output is checked as the agent's.
+        """
+        assert claimed.row.doubt is not None
+        agent = claimed.plan.agents[claimed.row.doubt.agent]
+        asked = agent.reconciler()
+        if asked is None:
+            return None
+        answer = await self._answer(claimed, asked, value, claimed.row.tries + 1, alone=alone)
+        if isinstance(answer, Done):
+            return answer
+        if problems := self._problems(RECONCILED, answer.output):
+            text = f"the reconciler's answer is none: {'; '.join(problems)}"
+            return Done(Failure(FailureClass.INVALID_OUTPUT, text, answered=True), answer.usage)
+        happened: bool | None = answer.output["happened"]
+        if not happened:
+            return happened
+        return self._checked(claimed, agent, value, Answer(answer.output.get("output"), answer.usage))
+
+    async def _answer(self, claimed: Claimed, agent: Agent, value: Any, number: int, *, alone: bool) -> Answer | Done:
+        """What the agent says, unchecked, within the step's times; or how the call failed."""
         times = times_of(claimed, agent)
         spent = (claimed.row.started_at or 0.0) - (claimed.row.first_started_at or 0.0)
         limit = min(times.attempt, times.total - spent)
@@ -83,8 +110,8 @@ class Attempt:
         context = CallContext(
             claimed.row.job_id,
             claimed.row.path,
-            claimed.row.attempt,
-            idempotency_key(claimed.row.job_id, claimed.row.path, claimed.facts.version, claimed.row.generation),
+            number,
+            idempotency_key(claimed.row, claimed.facts.version),
             limit,
             progress.tick,
             claimed.row.failure,
@@ -92,7 +119,7 @@ class Attempt:
         )
         try:
             async with asyncio.timeout(limit):
-                answer = await progress.watch(self._called(agent, context, value, alone=alone))
+                return await progress.watch(self._called(agent, context, value, alone=alone))
         except AgentFailed as error:
             return Done(error.failure, error.usage)
         except TimeoutError:
@@ -102,7 +129,6 @@ class Attempt:
         except Exception as error:  # noqa: BLE001 - a bug ends in a row
             text = f"{type(error).__name__}: {error}"
             return Done(Failure(FailureClass.BUG, text[:2000], outcome_known=False))
-        return self._checked(claimed, agent, value, answer)
 
     async def _called(self, agent: Agent, context: CallContext, value: Any, *, alone: bool) -> Answer:
         crashpoint("call.during")
@@ -167,7 +193,7 @@ def times_of(claimed: Claimed, agent: Agent) -> Timeout:
 
 def decide(claimed: Claimed, agent: Agent, effect: Effect, failure: Failure, draw: float) -> Result:
     """What follows from a failed attempt, by the step's policy; the decision itself is ``domain/retry``'s."""
-    policy = claimed.node.retry if claimed.node.step is not None else (agent.retry or Retry())
+    policy = policy_of(claimed, agent)
     spent = (claimed.row.started_at or 0.0) - (claimed.row.first_started_at or 0.0)
     decision = decide_retry(
         failure,
@@ -181,8 +207,37 @@ def decide(claimed: Claimed, agent: Agent, effect: Effect, failure: Failure, dra
     match decision:
         case RetryAfter(delay, new_key, charged):
             return Retrying(failure, delay, new_key, charged)
+        case InDoubt(final, was):
+            return Doubted(final, was)
         case GiveUp(final):
             return GaveUp(final)
+
+
+def after_reconcile(claimed: Claimed, said: Done | bool | None, sizes: PayloadSizes, draw: float) -> Result:
+    """What follows from what the reconciler said of the call in doubt."""
+    row = claimed.row
+    assert row.doubt is not None
+    policy = policy_of(claimed, claimed.plan.agents[row.doubt.agent])
+    if said is None or said is True:
+        return Unreconciled()
+    if isinstance(said, Done):
+        if isinstance(said.outcome, str):
+            return Succeeded(sizes.prepare(said.outcome), {"reconciled": True})
+        again = decide_retry(said.outcome, policy, row.tries + 1, draw)  # to ask is to read
+        if isinstance(again, RetryAfter):
+            return Retrying(said.outcome, again.delay, new_key=False, charged=again.charged)
+        return Unreconciled(said.outcome)
+    match after_not_happened(row.doubt.failure, policy, row.doubt.tries, draw, alone=row.losses_alone):
+        case RetryAfter(delay):
+            return NotHappened(Retrying(row.doubt.failure, delay, new_key=True, charged=False))
+        case Again():
+            return NotHappened(Released(lost=False))
+        case GiveUp(final):
+            return NotHappened(after_giving_up(claimed.node, row, final))
+
+
+def policy_of(claimed: Claimed, agent: Agent) -> Retry:
+    return claimed.node.retry if claimed.node.step is not None else (agent.retry or Retry())
 
 
 class NoProgress(Exception):

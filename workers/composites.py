@@ -11,7 +11,7 @@ from typing import Any, assert_never
 from orchestrator.domain import saga
 from orchestrator.domain.events import EventType
 from orchestrator.domain.expressions import Expression, ExpressionFailed, Template
-from orchestrator.domain.ids import idempotency_key
+from orchestrator.domain.ids import call_key
 from orchestrator.domain.json_values import MAX_DEPTH, NotJson, dumps, loads, too_deep
 from orchestrator.domain.outcome import Failure, FailureClass, Stored
 from orchestrator.domain.plan import Kind
@@ -102,8 +102,7 @@ def _open(claimed: Claimed, sizes: PayloadSizes, caps: Caps) -> Result:
 def _undo(claimed: Claimed, sizes: PayloadSizes) -> Result:
     version = claimed.facts.version
     owed = [
-        (debt, text, idempotency_key(claimed.row.job_id, debt.path, version, debt.generation))
-        for debt, text in claimed.owed
+        (debt, text, call_key(claimed.row.job_id, debt.path, version, debt.generation)) for debt, text in claimed.owed
     ]
     members = saga.members(claimed.plan, claimed.row, claimed.vars, owed)
     rows = open_undo(claimed.plan, claimed.row, [(one, sizes.prepare(one.vars)) for one in members])

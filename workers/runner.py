@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from orchestrator.canvas.runtime import Verdict
 from orchestrator.crashpoints import CrashPointReached, crashpoint
@@ -23,7 +23,7 @@ from orchestrator.domain.ids import StepRef
 from orchestrator.domain.json_values import NotJson
 from orchestrator.domain.outcome import Failure, FailureClass, Usage
 from orchestrator.domain.planner import CHUNK, at_once
-from orchestrator.domain.result import Cancelled, GaveUp, Opened, Released, Result, Skipped, Succeeded
+from orchestrator.domain.result import Cancelled, GaveUp, Opened, Released, Result, Skipped, Succeeded, Unreconciled
 from orchestrator.domain.retry import SUSPECT_AFTER
 from orchestrator.domain.states import JobState
 from orchestrator.engine.context import Engine
@@ -31,7 +31,7 @@ from orchestrator.engine.gather import Claimed
 from orchestrator.engine.settle import Settle, Settled, prepare
 from orchestrator.engine.writer import Writer
 from workers import composites
-from workers.attempt import Attempt, decide
+from workers.attempt import Attempt, Done, after_reconcile, decide
 from workers.heartbeat import Key
 
 log = logging.getLogger("workers.runner")
@@ -242,12 +242,16 @@ class Runner:
         return replace(result, children=(), prepared=len(result.children), let_go=let_go)
 
     async def _call(self, claimed: Claimed) -> tuple[Result, Usage]:
+        doubtful = claimed.row.doubt is not None
         try:
-            if composites.skipped(claimed):
+            if not doubtful and composites.skipped(claimed):
                 return Skipped(), Usage()
             value = self.attempt.input(claimed)
         except (ExpressionFailed, NotJson) as error:
-            return GaveUp(Failure(FailureClass.PERMANENT, str(error), detail={"step": claimed.row.path})), Usage()
+            failure = Failure(FailureClass.PERMANENT, str(error), detail={"step": claimed.row.path})
+            return (Unreconciled(failure) if doubtful else GaveUp(failure)), Usage()
+        if doubtful:
+            return await self._reconcile(claimed, value)
         agent = self.attempt.agent(claimed)
         effect = claimed.node.effect_of(agent)
         if (effect != "read" or not agent.honours_key) and not await self._write(
@@ -263,13 +267,27 @@ class Runner:
             if alone and done.outcome.kind is FailureClass.WORKER_LOST:
                 return self.attempt.lost_alone(claimed), done.usage
             return decide(claimed, agent, effect, done.outcome, self.engine.clock.uniform()), done.usage
+        return self._with_debt(claimed, Succeeded(self.engine.sizes.prepare(done.outcome))), done.usage
+
+    def _with_debt(self, claimed: Claimed, result: Succeeded) -> Succeeded | GaveUp:
+        """``result`` with what its compensator would be called with, if it has one."""
         try:
-            owes = self.attempt.owes(claimed, done.outcome)
+            owes = self.attempt.owes(claimed, result.output.text or "null")
         except (ExpressionFailed, NotJson) as error:
             message = f"it is done, but what would undo it cannot be told: {error}"
-            return GaveUp(Failure(FailureClass.PERMANENT, message, answered=True)), done.usage
-        sizes = self.engine.sizes
-        return Succeeded(sizes.prepare(done.outcome), owes=None if owes is None else sizes.prepare(owes)), done.usage
+            return GaveUp(Failure(FailureClass.PERMANENT, message, answered=True))
+        return result if owes is None else replace(result, owes=self.engine.sizes.prepare(owes))
+
+    async def _reconcile(self, claimed: Claimed, value: Any) -> tuple[Result, Usage]:
+        """Asks what became of the step's last call, instead of making it again."""
+        alone = claimed.row.losses >= SUSPECT_AFTER
+        said = await self.attempt.reconcile(claimed, value, alone=alone)
+        usage = said.usage if isinstance(said, Done) else Usage()
+        failure = said.outcome if isinstance(said, Done) else None
+        if alone and isinstance(failure, Failure) and failure.kind is FailureClass.WORKER_LOST:
+            return self.attempt.lost_alone(claimed), usage
+        result = after_reconcile(claimed, said, self.engine.sizes, self.engine.clock.uniform())
+        return (self._with_debt(claimed, result) if isinstance(result, Succeeded) else result), usage
 
     # -- writing
 

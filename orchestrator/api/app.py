@@ -17,6 +17,7 @@ from orchestrator.api.routes import (
     breakers,
     compensations,
     dead_letters,
+    decisions,
     events,
     explain,
     fleet,
@@ -58,7 +59,19 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
         responses=_ERRORS,
     )
     app.state.house = house
-    for part in (jobs, events, explain, compensations, operations, dead_letters, breakers, workflows, fleet, probes):
+    for part in (
+        jobs,
+        events,
+        explain,
+        compensations,
+        operations,
+        dead_letters,
+        decisions,
+        breakers,
+        workflows,
+        fleet,
+        probes,
+    ):
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(Observe, meters=house.meters, clock=engine.clock)

@@ -7,6 +7,7 @@ import typer
 from orchestrator.cli.breakers import breakers
 from orchestrator.cli.compensations import compensations
 from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.decisions import decisions
 from orchestrator.cli.dev import dev
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.explain import explain
@@ -42,6 +43,7 @@ jobs.command("compensations")(compensations)
 app.add_typer(jobs, name="jobs")
 dead_letters.command("groups")(groups)
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(decisions, name="decisions")
 app.add_typer(operations, name="operations")
 app.add_typer(breakers, name="breakers")
 app.command("audit")(audit)

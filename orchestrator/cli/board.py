@@ -76,7 +76,7 @@ class Board:
                     return None
                 line.width, line.done = data.get("width"), 0
                 return f"{line.name}: {line.width} branches"
-            case "step.retrying" | "step.lost":
+            case "step.retrying" | "step.lost" | "wait.opened":
                 return self._trouble(line, kind, line.name, data)
             case "step.succeeded" | "step.skipped" | "step.failed" | "step.cancelled":
                 line.state, line.seconds = kind.removeprefix("step."), data.get("seconds")
@@ -93,7 +93,7 @@ class Board:
             line.done += 1
         if kind == "round.reviewed":
             return f"{path}: {review(data)}"
-        if kind in {"step.retrying", "step.lost", "step.failed"}:
+        if kind in {"step.retrying", "step.lost", "step.failed", "wait.opened"}:
             return self._trouble(line, kind, path, data)
         return None
 
@@ -102,6 +102,8 @@ class Board:
         line.note = why
         if kind == "step.retrying":
             return f"{path}: attempt {data.get('attempt')} failed ({why}); again in {float(data.get('delay', 0)):.1f} s"
+        if kind == "wait.opened":
+            return f"{path}: asks a person ({why})"
         return f"{path}: {'failed' if kind == 'step.failed' else 'started again'} ({why})"
 
     def _reopen(self, event: Mapping[str, Any]) -> str:

@@ -59,6 +59,14 @@ class Desk(Protocol):
 
     def undiscard(self, letter_id: str, *, note: str | None) -> Row: ...
 
+    def decisions(self, *, state: str, job: str | None) -> Iterator[Row]:
+        """``state``: open, decided, cancelled or all."""
+
+    def decision(self, wait_id: str) -> Row: ...
+
+    def decide(self, wait_id: str, decision: str, *, output: Any, note: str | None) -> Row:
+        """The question, closed."""
+
     def explain(self, job_id: str) -> Row:
         """What the job waits for."""
 

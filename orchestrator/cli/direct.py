@@ -15,7 +15,18 @@ from orchestrator.domain.ids import JobId
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.states import JobState
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import audit, breakers, cancel, dead_letters, explain, queries, replays, submit, undoing
+from orchestrator.engine import (
+    audit,
+    breakers,
+    cancel,
+    dead_letters,
+    decisions,
+    explain,
+    queries,
+    replays,
+    submit,
+    undoing,
+)
 from orchestrator.engine.context import Engine
 from orchestrator.settings import Settings
 from orchestrator.store import desk, workflows
@@ -131,6 +142,17 @@ class DirectDesk:
 
     def undiscard(self, letter_id: str, *, note: str | None) -> Row:
         return dead_letters.undiscard(self._engine, letter_id, by=who(), note=note)
+
+    def decisions(self, *, state: str, job: str | None) -> Iterator[Row]:
+        return read_pages(
+            lambda cursor: decisions.listing(self._engine, tenant=None, state=state, job=job, cursor=cursor, limit=PAGE)
+        )
+
+    def decision(self, wait_id: str) -> Row:
+        return decisions.get(self._engine, wait_id)
+
+    def decide(self, wait_id: str, decision: str, *, output: Any, note: str | None) -> Row:
+        return decisions.decide(self._engine, wait_id, decision, by=who(), output=output, note=note)
 
     def explain(self, job_id: str) -> Row:
         return explain.explain(self._engine, JobId(job_id))

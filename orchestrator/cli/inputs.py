@@ -25,12 +25,14 @@ Document = Annotated[str | None, typer.Option("--input-json", metavar="JSON|@FIL
 _PAIR = re.compile(r"([A-Za-z_][\w.-]*?)(:?=)(.*)", re.DOTALL)
 
 
+def read_document(text: str, option: str, *, limit: int) -> Any:
+    """A JSON value, or ``@file`` that holds one. ``limit`` is the largest file, in bytes."""
+    return _json(_read(text[1:], option, limit) if text.startswith("@") else text, option, limit)
+
+
 def read_input(pairs: Sequence[str] | None, document: str | None, *, limit: int) -> Any:
     """The input. ``limit`` is the largest file, in bytes. Raises ``UsageError`` and its kin, naming the key."""
-    value: Any = {}
-    if document is not None:
-        text = _read(document[1:], "--input-json", limit) if document.startswith("@") else document
-        value = _json(text, "--input-json", limit)
+    value: Any = {} if document is None else read_document(document, "--input-json", limit=limit)
     if not pairs:
         return value
     if not isinstance(value, dict):

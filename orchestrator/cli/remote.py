@@ -106,6 +106,15 @@ class RemoteDesk:
     def undiscard(self, letter_id: str, *, note: str | None) -> Row:
         return self._client.ask("POST", f"/v1/dead-letters/{letter_id}/undiscard", {"note": note})
 
+    def decisions(self, *, state: str, job: str | None) -> Iterator[Row]:
+        return self._client.decisions(state=state, job=job)
+
+    def decision(self, wait_id: str) -> Row:
+        return self._client.decision(wait_id)
+
+    def decide(self, wait_id: str, decision: str, *, output: Any, note: str | None) -> Row:
+        return self._client.decide(wait_id, decision, output=output, note=note)
+
     def explain(self, job_id: str) -> Row:
         return self._client.ask("GET", f"/v1/jobs/{job_id}/explain")
 

@@ -112,7 +112,7 @@ def cancel(operation: OperationId, note: Note = None, as_json: Json = False) -> 
 
 
 def audit(
-    subject: Annotated[str | None, typer.Argument(help="A job's, dead letter's or operation's id.")] = None,
+    subject: Annotated[str | None, typer.Argument(help="A job's, dead letter's, decision's or operation's id.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print who did what, when and why, newest first."""

@@ -133,6 +133,7 @@ def _again(job_id: JobId, db: Path | None) -> str:
 
 def _follow(engine: Engine, job_id: JobId, again: str, *, old: bool = False) -> dict[str, Any]:
     """Watches the job to its end and talks about it; ``old``: what it did before is not told again."""
+    from orchestrator.domain.states import JobState
     from orchestrator.engine import queries
     from orchestrator.store import jobs
 
@@ -153,6 +154,8 @@ def _follow(engine: Engine, job_id: JobId, again: str, *, old: bool = False) -> 
                     progress.told(sentence if after > said else None)
                 now = engine.db.run(lambda session: jobs.get(session, job_id), readonly=True)
                 progress.tick(now.cost_usd if now else 0.0, engine.clock.monotonic() - started)
+                if now is not None and now.state is JobState.WAITING and not found:
+                    break
                 if not ended and not found:
                     engine.clock.sleep(POLL_SECONDS)
     except Stopped:
@@ -160,8 +163,24 @@ def _follow(engine: Engine, job_id: JobId, again: str, *, old: bool = False) -> 
         say(f"Go on with: {again}")
         raise
     job = queries.show_job(engine, job_id)
+    if not ended:
+        _tell_questions(engine, job_id, again)
+        return job
     _tell_end(job, _open_letter(engine, job_id), again)
     return job
+
+
+def _tell_questions(engine: Engine, job_id: JobId, again: str) -> None:
+    """Nothing moves before a person has decided, and this process need not wait for that."""
+    from orchestrator.engine import decisions
+
+    say(f"job {job_id}: waiting for people")
+    for wait in decisions.listing(engine, tenant=None, job=job_id)[0]:
+        failure = wait["question"]["failure"]
+        say(f"  {wait['path']}: {failure['class']}: {failure['message']}")
+        shell = f"ORCHESTRATOR_DATABASE_URL={engine.db.url.render_as_string(hide_password=True)}"
+        say(f"  {shell} orchestrator decisions decide {wait['id']} {'|'.join(wait['decisions'])}")
+    say(f"Then go on with: {again}")
 
 
 def _board(engine: Engine, version: str) -> Any:

@@ -212,6 +212,20 @@ class AsyncClient:
         """Closes the letter; the job stays failed."""
         return await self._send(calls.discard(letter_id, note, tenant=self._tenant))
 
+    # -- the inbox
+
+    def decisions(self, *, state: str = "open", job: str | None = None, page: int = 100) -> AsyncIterator[View]:
+        """What people are asked, newest first. ``state``: open, decided, cancelled or all."""
+        return self._pages(calls.decisions, {"state": state, "job": job, "limit": page, "tenant": self._tenant})
+
+    async def decision(self, wait_id: str) -> View:
+        """One question with the step's attempts; ``decisions`` is what may be answered."""
+        return await self._send(calls.decision(wait_id, tenant=self._tenant))
+
+    async def decide(self, wait_id: str, decision: str, *, output: Any = None, note: str | None = None) -> View:
+        """Answers it; the step moves. Raises ``Conflict``, which says who decided what, if somebody was first."""
+        return await self._send(calls.decide(wait_id, decision, output, note, tenant=self._tenant))
+
     # -- the rest of the house
 
     async def register(self, name: str, definition: Mapping[str, Any] | str) -> str:

@@ -130,6 +130,21 @@ def _decide(letter_id: str, verb: str, note: str | None, tenant: str | None, rea
     return Call("POST", path, read, {"tenant": tenant}, {"Content-Type": "application/json"}, body, repeatable=False)
 
 
+def decisions(params: Mapping[str, Any]) -> Call[Page[View]]:
+    return Call("GET", "/v1/decisions", lambda a: Page(a["decisions"], a["next"]), params)
+
+
+def decision(wait_id: str, *, tenant: str | None) -> Call[View]:
+    return Call("GET", f"/v1/decisions/{_part(wait_id)}", dict, {"tenant": tenant})
+
+
+def decide(wait_id: str, word: str, output: Any, note: str | None, *, tenant: str | None) -> Call[View]:
+    """Not repeated: the second time it is closed, and nobody could tell by whom."""
+    body = dumps({"decision": word, "output": output, "note": note}).encode()
+    headers = {"Content-Type": "application/json"}
+    return Call("POST", f"/v1/decisions/{_part(wait_id)}", dict, {"tenant": tenant}, headers, body, repeatable=False)
+
+
 def register(name: str, definition: Mapping[str, Any] | str) -> Call[str]:
     """``definition``: a mapping, or the text of a YAML or JSON file."""
     yaml = isinstance(definition, str)

@@ -9,33 +9,37 @@ same transaction. Cancelling a subtree needs all its rows: ``stops`` names them,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, assert_never
 
 from orchestrator.domain.events import EventType
-from orchestrator.domain.ids import ROOT, QueueName, StepPath, parent_of
+from orchestrator.domain.ids import ROOT, StepPath, parent_of
 from orchestrator.domain.joins import Decision, decide
 from orchestrator.domain.outcome import NULL, Failure, FailureClass, Stored, Usage
 from orchestrator.domain.plan import STOP_CANCELLED, STOP_FAILED, UNDO, Kind, StepRow
-from orchestrator.domain.repaying import Repaying
 from orchestrator.domain.result import (
     AttemptRecord,
     Cancelled,
     Defaulted,
+    Doubted,
+    Escalated,
     FellBack,
     GaveUp,
+    NotHappened,
     Opened,
     Released,
     Result,
     Retrying,
     Skipped,
     Succeeded,
+    Unreconciled,
 )
-from orchestrator.domain.saga import carry_doubt, doubtful, is_undoing
+from orchestrator.domain.saga import carry_doubt, is_undoing
+from orchestrator.domain.setbacks import Setbacks
 from orchestrator.domain.states import JOB_CLAIMABLE, STEP_DONE, STEP_NOT_BEGUN, JobState, StepState
+from orchestrator.domain.waits import Reason
 
 
-class Advance(Repaying):
+class Advance(Setbacks):
     """One job's changes in one transaction."""
 
     # -- entry points
@@ -52,15 +56,18 @@ class Advance(Repaying):
             )
             self._count("attempts_total", agent=agent or "", failure=failure.kind.value if failure else "")
             self._spend(agent or "", usage)
-        if (isinstance(result, Retrying) and result.new_key) or isinstance(result, FellBack):
+        if (isinstance(result, Retrying) and result.new_key) or isinstance(result, (FellBack, NotHappened)):
             row.generation += 1
 
     def _settle(self, row: StepRow, result: Result) -> tuple[str, Failure | None] | None:  # noqa: C901 - an arm a member
         """Moves the row; answers how the attempt is recorded."""
+        begun = row.begun
         row.lease_owner, row.lease_until, row.begun = None, None, False
         stopping = self._stopping(row)
         match result:
             case Succeeded(output, data):
+                self._reconciled(row, happened=True)
+                row.doubt = None
                 self.finish(row, StepState.SUCCEEDED, output=output, data=data)
                 return "succeeded", None
             case Skipped():
@@ -87,7 +94,26 @@ class Advance(Repaying):
                 row.degraded = True
                 self.finish(row, state, output=output, data={"degraded": True, "failure": failure.as_dict()})
                 return "failed", failure
+            case Escalated(failure):
+                row.fallback = result.number
+                self._ask(row, failure, Reason.ESCALATE, (result.group,), stopping=stopping)
+                return "failed", failure
+            case Doubted():
+                return self._doubt(row, result, stopping=stopping)
+            case Unreconciled(failure):
+                self._reconciled(row, happened=None, failure=failure)
+                self._ask_about_doubt(row, failure, stopping=stopping)
+                return "reconciled", failure
+            case NotHappened(then):
+                assert row.doubt is not None
+                self._reconciled(row, happened=False)
+                self._nothing_happened(row)
+                row.tries, row.doubt, row.first_started_at = row.doubt.tries, None, None
+                self._settle(row, then)
+                return "reconciled", None
             case Cancelled():
+                if begun:
+                    self._doubt_if_unrepeatable(row)
                 self.finish(row, StepState.CANCELLED)
                 return "cancelled", None
             case Opened():
@@ -100,40 +126,6 @@ class Advance(Repaying):
                 return self._release(row, lost=lost, alone=alone, stopping=stopping)
             case _:
                 assert_never(result)
-
-    def _fall_back(self, row: StepRow, result: FellBack, *, stopping: bool) -> None:
-        if stopping:
-            self.finish(row, StepState.CANCELLED, failure=result.failure)
-            return
-        agent = self.plan.agents[result.agent]
-        data = {"from": row.agent, "to": result.agent, "failure": result.failure.as_dict()}
-        if "reason" in result.failure.detail:
-            data["reason"] = result.failure.detail["reason"]
-        self._event(EventType.STEP_FELL_BACK, row.path, data)
-        failure = result.failure
-        if doubtful(carry_doubt(failure, row.failure)):
-            self._owe(row, known=False)
-            failure = replace(failure, detail={**failure.detail, "owed": True})
-        row.agent, row.queue, row.limited = result.agent, QueueName(agent.queue), agent.metered
-        row.fallback, row.tries, row.failure = result.number, 0, failure
-        self._ready(row)
-
-    def _release(self, row: StepRow, *, lost: bool, alone: bool, stopping: bool) -> tuple[str, Failure | None] | None:
-        begun = self._settled is not None and self._settled[1]
-        row.fence += 1
-        row.losses += 1 if lost else 0
-        row.losses_alone += 1 if lost and alone else 0
-        failure = Failure(FailureClass.WORKER_LOST, "its worker was lost", outcome_known=False) if lost else None
-        if lost:
-            self._event(EventType.STEP_LOST, row.path, {"attempt": row.attempt, "losses": row.losses})
-            if begun:
-                row.failure = failure
-        if stopping:
-            self.finish(row, StepState.CANCELLED)
-        else:
-            row.dispatched_at = row.mark = None
-            self._ready(row)
-        return ("lost", failure) if lost else None
 
     def cancel_job(self) -> None:
         """Asks the whole job to stop; live calls are asked too."""
@@ -153,10 +145,7 @@ class Advance(Repaying):
 
     def stop(self, top: StepPath, live_too: bool, rows: Mapping[StepPath, StepRow]) -> None:
         """Cancels what has not begun below ``top``; ``rows`` holds every stored row below it that has not ended."""
-        for path, row in rows.items():
-            if path not in self.rows:
-                self.rows[path] = row
-                self.before[path] = (row.state, row.fence)
+        self.add(rows.values())
         prefix = f"{top}/" if top else ""
         inside = (
             row
@@ -165,13 +154,13 @@ class Advance(Repaying):
         )
         below = sorted((row for row in inside if not row.terminal), key=lambda r: (-r.path.count("/"), r.seq))
         for row in below:
-            if (row.state is StepState.WAITING and row.stopping is None) or (
+            if (row.state is StepState.WAITING and row.stopping is None and not row.asks_a_person) or (
                 row.state is StepState.RUNNING and live_too and row.stopping is None
             ):
                 row.stopping = STOP_CANCELLED
                 self._touch(row)
         for row in below:
-            if row.state in STEP_NOT_BEGUN:
+            if row.state in STEP_NOT_BEGUN or row.asks_a_person:
                 self.finish(row, StepState.CANCELLED)
         for row in below:  # a composite whose children had all ended (its body was still to come) ends here
             if row.state is StepState.WAITING and row.live == 0:

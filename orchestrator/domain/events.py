@@ -26,10 +26,14 @@ class EventType(StrEnum):
     STEP_FELL_BACK = "step.fell_back"
     STEP_HELD_BACK = "step.held_back"
     STEP_LOST = "step.lost"
+    STEP_IN_DOUBT = "step.in_doubt"
+    STEP_RECONCILED = "step.reconciled"
     STEP_OPENED = "step.opened"
     JOIN_DECIDED = "join.decided"
     ROUND_REVIEWED = "round.reviewed"
     COMPENSATION_STUCK = "compensation.stuck"
+    WAIT_OPENED = "wait.opened"
+    WAIT_DECIDED = "wait.decided"
     DEAD_LETTER_CREATED = "dead_letter.created"
 
 

@@ -37,7 +37,7 @@ def ancestor(path: StepPath, hops: int) -> StepPath:
     return StepPath("/".join(segments[: len(segments) - hops]))
 
 
-def idempotency_key(job_id: JobId, path: StepPath, version: str, generation: int) -> str:
+def call_key(job_id: JobId, path: StepPath, version: str, generation: int) -> str:
     """(job, step, version, generation): repeats while an earlier attempt's outcome is unknown."""
     return f"{job_id}:{path}:{version[:12]}:{generation}"
 

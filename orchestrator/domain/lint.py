@@ -239,6 +239,8 @@ class _Checker:
         if isinstance(agent, ScriptedAgent):
             for i, turn in enumerate(agent.script):
                 self._template(turn.get("output"), (*path, "script", i, "output"), own)
+            for i, turn in enumerate(agent.reconcile):
+                self._template(turn.get("output"), (*path, "reconcile", i, "output"), own)
 
     def _schema(self, schema: dict[str, Any] | None, path: Path) -> None:
         if schema is None:

@@ -13,6 +13,7 @@ from orchestrator.domain.plan import JobRow, Plan, StepRow
 from orchestrator.domain.result import AttemptRecord, Result
 from orchestrator.domain.saga import Debt
 from orchestrator.domain.states import JobState, StepState
+from orchestrator.domain.waits import Wait
 
 
 class Moves:
@@ -37,6 +38,9 @@ class Moves:
         self.stops: list[tuple[StepPath, bool]] = []
         #: Composites whose prepared children are to be made ready.
         self.prepared: list[tuple[StepPath, int]] = []
+        #: Questions to people that are asked now, and the steps whose question is over.
+        self.asked: list[Wait] = []
+        self.answered: list[StepPath] = []
         #: What goes to the desk: the job's failure, and undoings that are stuck.
         self.letters: list[tuple[StepPath, Failure]] = []
         #: Debts that this transaction makes; those it may pay, by number; and what became of them.
@@ -50,6 +54,13 @@ class Moves:
         #: The attempt being settled: its step, whether its call had begun, and its result.
         self._settled: tuple[StepPath, bool, Result] | None = None
         self.counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+
+    def add(self, rows: Iterable[StepRow]) -> None:
+        """More rows it may move; those it has are kept as they are."""
+        for row in rows:
+            if row.path not in self.rows:
+                self.rows[row.path] = row
+                self.before[row.path] = (row.state, row.fence)
 
     # -- the job
 
@@ -95,6 +106,8 @@ class Moves:
         self.ready.append(row)
 
     def _move(self, row: StepRow, state: StepState) -> None:
+        if row.asks_a_person:
+            self._no_longer_asks(row)
         row.state = state
         self._touch(row)
 
@@ -105,3 +118,12 @@ class Moves:
     def _event(self, kind: EventType, path: StepPath | None, data: dict[str, Any]) -> None:
         self.job.events += 1
         self.events.append(Event(self.job.id, self.job.events, kind, path, data, self.job.run, self.now))
+
+    def _no_longer_asks(self, row: StepRow) -> None:
+        """While a question was open the job's deadline did not run."""
+        job = self.job
+        job.waits -= 1
+        self.answered.append(row.path)
+        if job.waits == 0 and job.waiting_since is not None:
+            job.deadline_at = None if job.deadline_at is None else job.deadline_at + self.now - job.waiting_since
+            job.waiting_since = None

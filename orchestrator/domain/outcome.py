@@ -66,6 +66,22 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """A call that may have taken effect, until somebody knows: whose it was, how it failed, and the tries charged."""
+
+    agent: str
+    failure: Failure
+    tries: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"agent": self.agent, "failure": self.failure.as_dict(), "tries": self.tries}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Doubt:
+        return cls(data["agent"], Failure.from_dict(data["failure"]), data["tries"])
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What an attempt spent. Cost in US dollars."""
 

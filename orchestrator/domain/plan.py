@@ -17,8 +17,8 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.domain.expressions import Expression, Template
-from orchestrator.domain.ids import DEFAULT_QUEUE, ROOT, JobId, QueueName, StepPath, ancestor, child
-from orchestrator.domain.outcome import Failure, Stored
+from orchestrator.domain.ids import DEFAULT_QUEUE, ROOT, JobId, QueueName, StepPath, ancestor, call_key, child
+from orchestrator.domain.outcome import Doubt, Failure, Stored
 from orchestrator.domain.states import STEP_TERMINAL, StepState
 from orchestrator.domain.workflow import Agent, AgentStep, Effect, Retry, Timeout
 
@@ -217,6 +217,9 @@ class StepRow:
     failure: Failure | None = None
     #: The path of the step whose failure this is (a composite fails with its first failed branch's).
     failed_at: StepPath | None = None
+    #: The call that may have taken effect, while nobody knows, and for good when the step ended so. A claim of a step
+    #: in doubt asks its agent's reconciler.
+    doubt: Doubt | None = None
 
     @property
     def terminal(self) -> bool:
@@ -228,8 +231,18 @@ class StepRow:
         return (self.width or 0) - self.succeeded - self.failed - self.cancelled
 
     @property
+    def asks_a_person(self) -> bool:
+        """Whether an open wait holds it."""
+        return self.state is StepState.IN_DOUBT or (self.state is StepState.WAITING and self.kind is Kind.AGENT)
+
+    @property
     def group(self) -> StepPath | None:
         return self.parent if self.kind is Kind.AGENT else None
+
+
+def idempotency_key(row: StepRow, version: str) -> str:
+    """The key of the step's next call, and of its last while nobody knows what became of that."""
+    return call_key(row.job_id, row.path, version, row.generation)
 
 
 @dataclass(slots=True)
@@ -257,3 +270,6 @@ class JobRow:
     input_tokens: int = 0
     output_tokens: int = 0
     origin: str | None = None
+    #: How many of its steps ask a person, and since when at least one does: meanwhile its deadline does not run.
+    waits: int = 0
+    waiting_since: float | None = None

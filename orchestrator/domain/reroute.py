@@ -11,7 +11,7 @@ from orchestrator.domain.events import EventType
 from orchestrator.domain.fallback import after_giving_up
 from orchestrator.domain.outcome import Failure, FailureClass
 from orchestrator.domain.plan import StepRow
-from orchestrator.domain.result import Defaulted, FellBack, GaveUp
+from orchestrator.domain.result import Defaulted, Escalated, FellBack, GaveUp
 from orchestrator.domain.states import StepState
 
 #: What the history gives as the reason.
@@ -32,7 +32,7 @@ class Reroute(Advance):
             case Defaulted(failure, ended, output) if self._replaceable(row):
                 row.degraded = True
                 self.finish(row, ended, output=output, data={"degraded": True, "failure": failure.as_dict()})
-            case FellBack() | Defaulted() | GaveUp():
+            case FellBack() | Defaulted() | Escalated() | GaveUp():  # nobody is asked about what mends itself
                 self._wait(row, name, state)
 
     def _wait(self, row: StepRow, name: str, state: State) -> None:
@@ -44,8 +44,7 @@ class Reroute(Advance):
 
     def _replaceable(self, row: StepRow) -> bool:
         """Whether nobody need ask if an earlier try took effect: then another agent may act in its place."""
-        step = self.plan.nodes[row.ref].step
-        effect = (step.effect if step is not None else None) or self.plan.agents[row.agent or ""].effect
+        effect = self.plan.nodes[row.ref].effect_of(self.plan.agents[row.agent or ""])
         known = not row.losses and (row.failure is None or row.failure.outcome_known)
         return effect == "read" or known
 

@@ -60,6 +60,42 @@ class Defaulted:
 
 
 @dataclass(frozen=True, slots=True)
+class Escalated:
+    """The agent is given up; entry ``number`` of on_failure asks a person of ``group``."""
+
+    failure: Failure
+    group: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """The call may have taken effect (``was`` is how it failed): its reconcile is asked, else a person.
+
+    ``lost``: its worker was; that is charged to no policy.
+    """
+
+    failure: Failure
+    was: Failure
+    lost: bool = False
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unreconciled:
+    """Reconcile could not tell (``failure``: or not answer): a person is asked."""
+
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotHappened:
+    """Reconcile knows that the doubtful call had no effect: what follows from that, under a new key."""
+
+    then: Retrying | FellBack | Defaulted | Escalated | GaveUp | Released
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The worker stopped the call because it was asked to."""
 
@@ -88,7 +124,21 @@ class Released:
     alone: bool = False
 
 
-Result = Succeeded | Skipped | Retrying | GaveUp | FellBack | Defaulted | Cancelled | Opened | Released
+Result = (
+    Succeeded
+    | Skipped
+    | Retrying
+    | GaveUp
+    | FellBack
+    | Defaulted
+    | Escalated
+    | Doubted
+    | Unreconciled
+    | NotHappened
+    | Cancelled
+    | Opened
+    | Released
+)
 
 
 @dataclass(frozen=True, slots=True)

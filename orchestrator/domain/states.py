@@ -49,6 +49,8 @@ STEP_TERMINAL: Final = frozenset(
 )
 #: Not begun: a cancel may take these at once, nothing has been paid for.
 STEP_NOT_BEGUN: Final = frozenset({StepState.PENDING, StepState.READY, StepState.RETRYING})
+#: Something is about to happen to it, or is happening, without anybody's decision.
+STEP_MOVES_BY_ITSELF: Final = frozenset({StepState.READY, StepState.RUNNING, StepState.RETRYING})
 
 #: (from, to): who moves it.
 JOB_MOVES: Final[dict[tuple[JobState, JobState], str]] = {
@@ -59,6 +61,11 @@ JOB_MOVES: Final[dict[tuple[JobState, JobState], str]] = {
     (JobState.RUNNING, JobState.FAILED): "settle that gave up, or deadline",
     (JobState.RUNNING, JobState.CANCELLING): "cancel, calls still live",
     (JobState.RUNNING, JobState.CANCELLED): "cancel, nothing live",
+    (JobState.RUNNING, JobState.WAITING): "settle that asked a person, nothing else moves",
+    (JobState.WAITING, JobState.RUNNING): "decision",
+    (JobState.WAITING, JobState.SUCCEEDED): "decision that ended the last step",
+    (JobState.WAITING, JobState.FAILED): "decision to give up",
+    (JobState.WAITING, JobState.CANCELLED): "cancel",
     (JobState.CANCELLING, JobState.CANCELLED): "settle or expiry of the last live call",
     (JobState.RUNNING, JobState.COMPENSATING): "settle that gave up, or deadline: something is owed",
     (JobState.CANCELLING, JobState.COMPENSATING): "settle or expiry of the last live call, with on_cancel: compensate",
@@ -81,14 +88,15 @@ STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
     (StepState.RUNNING, StepState.SKIPPED): "settle (when was false)",
     (StepState.RUNNING, StepState.FAILED): "settle that gave up",
     (StepState.RUNNING, StepState.RETRYING): "settle (retry policy)",
-    (StepState.RUNNING, StepState.WAITING): "settle of a composite that opened",
-    (StepState.RUNNING, StepState.READY): "release: worker lost or draining",
+    (StepState.RUNNING, StepState.WAITING): "settle of a composite that opened, or of an agent step that escalated",
+    (StepState.RUNNING, StepState.READY): "release: worker lost or draining; another agent; reconcile is to be asked",
+    (StepState.RUNNING, StepState.IN_DOUBT): "settle or release: may have taken effect, a person is asked",
     (StepState.RUNNING, StepState.CANCELLED): "settle or release in a cancelled scope",
     (StepState.RETRYING, StepState.READY): "timer",
     (StepState.RETRYING, StepState.CANCELLED): "cancel, or a failed scope",
-    (StepState.WAITING, StepState.READY): "settle that decided its join",
-    (StepState.WAITING, StepState.SUCCEEDED): "settle of a sequence's last step",
-    (StepState.WAITING, StepState.FAILED): "settle of a failed scope's last live step",
+    (StepState.WAITING, StepState.READY): "settle that decided its join, or decision to try again",
+    (StepState.WAITING, StepState.SUCCEEDED): "settle of a sequence's last step, or decision with an answer",
+    (StepState.WAITING, StepState.FAILED): "settle of a failed scope's last live step, or decision to give up",
     (StepState.WAITING, StepState.CANCELLED): "settle or cancel of a cancelled scope",
     (StepState.SUCCEEDED, StepState.COMPENSATING): "settle that opened its undoing",
     (StepState.COMPENSATING, StepState.COMPENSATED): "settle of its undoing step",
@@ -97,6 +105,10 @@ STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
     (StepState.COMPENSATED, StepState.PENDING): "replay",
     (StepState.SUCCEEDED, StepState.READY): "replay of what it depends on",
     (StepState.SUCCEEDED, StepState.PENDING): "replay of what it depends on",
+    (StepState.IN_DOUBT, StepState.READY): "decision: it had not happened",
+    (StepState.IN_DOUBT, StepState.SUCCEEDED): "decision: it had happened",
+    (StepState.IN_DOUBT, StepState.FAILED): "decision to give up",
+    (StepState.IN_DOUBT, StepState.CANCELLED): "cancel, or a failed scope",
     (StepState.FAILED, StepState.READY): "replay",
     (StepState.FAILED, StepState.PENDING): "replay",
     (StepState.FAILED, StepState.WAITING): "replay",

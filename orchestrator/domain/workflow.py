@@ -126,6 +126,18 @@ class AgentBase(Model):
         """Whether its steps are counted when they are dispatched: never continued in place, never rung unasked."""
         return self.limits is not None or self.breaker is not None
 
+    def reconciler(self) -> Agent | None:
+        """Who is asked whether a call whose outcome is unknown took effect; None: only a person can tell."""
+        return None
+
+
+#: What a reconciler answers, as JSON Schema. ``happened`` null: it cannot tell. ``output`` is checked as the agent's.
+RECONCILED: dict[str, Any] = {
+    "type": "object",
+    "required": ["happened"],
+    "properties": {"happened": {"type": ["boolean", "null"]}},
+}
+
 
 class PythonAgent(AgentBase):
     """A callable ``def agent(ctx, input) -> output``, sync or async, named ``package.module:callable``."""
@@ -133,6 +145,11 @@ class PythonAgent(AgentBase):
     kind: Literal["python"]
     target: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     config: dict[str, Any] = Field(default_factory=dict)
+    #: A callable like the agent's own, asked with the same input and key: ``{"happened": …, "output": …}``.
+    reconcile: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
+    def reconciler(self) -> Agent | None:
+        return self.model_copy(update={"target": self.reconcile}) if self.reconcile is not None else None
 
 
 class HttpAgent(AgentBase):
@@ -141,6 +158,11 @@ class HttpAgent(AgentBase):
     kind: Literal["http"]
     url: str
     headers: dict[str, str] = Field(default_factory=dict)
+    #: The same input and key are POSTed there; the answer is ``{"happened": …, "output": …}``.
+    reconcile_url: str | None = None
+
+    def reconciler(self) -> Agent | None:
+        return self.model_copy(update={"url": self.reconcile_url}) if self.reconcile_url is not None else None
 
 
 class ChatAgent(AgentBase):
@@ -171,6 +193,11 @@ class ScriptedAgent(AgentBase):
 
     kind: Literal["scripted"]
     script: tuple[dict[str, Any], ...] = ()
+    #: Played in the same way, when it is asked whether a call took effect.
+    reconcile: tuple[dict[str, Any], ...] = ()
+
+    def reconciler(self) -> Agent | None:
+        return self.model_copy(update={"script": self.reconcile}) if self.reconcile else None
 
 
 Agent = Annotated[PythonAgent | HttpAgent | ChatAgent | ScriptedAgent, Field(discriminator="kind")]
@@ -183,7 +210,7 @@ class StepBase(Model):
 
 
 class Fallback(Model):
-    """One entry of ``on_failure``: another ``agent``, a default ``value`` (JSON, no expressions), or ``skip``.
+    """One entry of ``on_failure``: another ``agent``, a default ``value`` (JSON), ``skip``, or ``escalate`` to people.
 
     ``on``: the failure classes it takes; none named, all. A defaulted output is marked degraded.
     """
@@ -191,12 +218,14 @@ class Fallback(Model):
     agent: str | None = None
     value: Any = None
     skip: Literal[True] | None = None
+    #: The group whose inbox asks for a decision; the step waits for it.
+    escalate: str | None = Field(default=None, pattern=NAME)
     on: tuple[FailureClass, ...] = ()
 
     @model_validator(mode="after")
     def _one(self) -> Fallback:
-        if len({"agent", "value", "skip"} & self.model_fields_set) != 1:
-            raise ValueError("an entry of on_failure names one of agent, value or skip")
+        if len({"agent", "value", "skip", "escalate"} & self.model_fields_set) != 1:
+            raise ValueError("an entry of on_failure names one of agent, value, skip or escalate")
         return self
 
 

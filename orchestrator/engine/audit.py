@@ -27,7 +27,7 @@ def note(
 def trail(
     engine: Engine, *, tenant: str | None, subject: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A page, newest first, and the next page's cursor. ``subject``: the id of a job, dead letter or operation."""
+    """A page, newest first, and the next page's cursor. ``subject``: a job's, letter's, decision's, operation's id."""
 
     def work(session: Session) -> list[dict[str, Any]]:
         return audit.entries(session, tenant=tenant, subject=subject, before=cursor, limit=limit + 1)

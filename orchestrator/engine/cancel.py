@@ -42,6 +42,8 @@ def expire(engine: Engine, job_id: JobId) -> JobRow:
     """Fails a job that is past its deadline."""
 
     def decide(_: Session, advance: Advance) -> None:
+        if advance.job.waits:  # since it was found overdue it has asked a person: the deadline does not run
+            return
         advance.expire_job(Failure(FailureClass.TIMEOUT, "the job's deadline has passed", outcome_known=False))
 
     return _stop(engine, job_id, None, decide)

@@ -13,7 +13,7 @@ from orchestrator.store.explain import Alike
 ALIVE: Final = 10.0
 #: What stands first is looked at first.
 ORDER: Final = (
-    "failed cancelled succeeded paused compensating in_doubt no_worker lease_expired breaker_open agent_paused"
+    "failed cancelled succeeded paused compensating in_doubt decision no_worker lease_expired breaker_open agent_paused"
     " agent_limit agent_rate message_lost published held backlog ready stopping retry_timer running unknown"
 ).split()
 

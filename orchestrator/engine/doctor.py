@@ -14,7 +14,7 @@ from orchestrator.engine.causes import ALIVE, span
 from orchestrator.engine.context import Engine
 from orchestrator.engine.verify import verify
 from orchestrator.settings import PREFIX, Settings, is_loopback
-from orchestrator.store import breakers, checkup, migrations
+from orchestrator.store import breakers, checkup, migrations, waits
 from orchestrator.store.database import Session
 
 Severity = Literal["error", "warning"]
@@ -180,6 +180,10 @@ def _breakers(session: Session) -> Iterator[Finding]:
 
 
 def _desk(session: Session) -> Iterator[Finding]:
+    if asked := waits.old(session, DAY):
+        many = f"{len(asked)} or more" if len(asked) == checkup.MOST else str(len(asked))
+        what = f"{many} wait for a person for more than a day, the oldest for {span(asked[0]['age'])}."
+        yield Finding("warning", "decisions_old", "decisions", what, "Look: orchestrator decisions list")
     letters = checkup.letters_lately(session)
     mend = "Look: orchestrator dead-letters groups. See the guide it-is-2-am."
     if letters["hour"] > max(letters["before"], 1):

@@ -16,13 +16,18 @@ from orchestrator.domain.errors import NotFound
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.plan import JobRow, Plan
 from orchestrator.domain.states import JOB_TERMINAL, JobState
+from orchestrator.domain.waits import DECISIONS, Reason
 from orchestrator.engine.causes import ORDER, Cause, Scene, cause_of, span, steps_are
 from orchestrator.engine.context import Engine
 from orchestrator.engine.progress import progress_of
 from orchestrator.engine.unclaimed import why_unclaimed
 from orchestrator.store import explain as sql
+from orchestrator.store import waits as sql_waits
 from orchestrator.store.database import Session
 from orchestrator.store.explain import Alike
+
+#: Questions to people that are shown of one job, the newest.
+QUESTIONS = 50
 
 
 def explain(engine: Engine, job_id: JobId, tenant: str | None = None) -> dict[str, Any]:
@@ -95,7 +100,11 @@ def _open(plan: Plan, session: Session, job: JobRow, now: float) -> list[Cause]:
     )
     for alike in ready:
         scene.own[alike.queue] += alike.count
-    causes = [*_of_job(job), *(_ofsteps_are(scene, alike) for alike in steps)]
+    asking = [alike for alike in steps if alike.state in ("in_doubt", "waiting")]
+    waits = sql_waits.listing(session, tenant=None, job_id=job.id, limit=QUESTIONS) if asking else []
+    if waits:
+        steps = [alike for alike in steps if alike not in asking]
+    causes = [*_of_job(job), *map(_asked, waits), *(_ofsteps_are(scene, alike) for alike in steps)]
     if not causes:
         says = f"It is {job.state.value}, and none of its steps waits for anything that could move it."
         causes = [Cause("unknown", says, "A promise is broken: run orchestrator verify", since=job.started_at)]
@@ -115,9 +124,9 @@ def _ofsteps_are(scene: Scene, alike: Alike) -> Cause:
             return _running(scene, alike)
         case "retrying":
             return _retrying(scene, alike)
-        case "in_doubt":
-            says = f"Nobody knows whether {alike.path} took effect before its worker was lost."
-            return cause_of(alike, "in_doubt", says, "Somebody has to look at the other side and decide.")
+        case "in_doubt" | "waiting":
+            says = f"{steps_are(alike)} to be decided by a person, and nobody is asked."
+            return cause_of(alike, "unknown", says, "A promise is broken: run orchestrator verify")
         case "pending":
             return _held(scene, alike)
         case "ready":
@@ -125,6 +134,20 @@ def _ofsteps_are(scene: Scene, alike: Alike) -> Cause:
         case _:
             says = f"{steps_are(alike)} {alike.state}."
             return cause_of(alike, "unknown", says, "It moves by itself.")
+
+
+def _asked(wait: dict[str, Any]) -> Cause:
+    failure = wait["question"]["failure"]
+    who = f"one of {', '.join(wait['assignees'])}" if wait["assignees"] else "somebody"
+    if wait["reason"] == Reason.IN_DOUBT:
+        says = f"Nobody knows whether {wait['path']} took effect: {failure['message']}. It waits for {who} to look."
+    else:
+        says = f"{wait['path']} gave up ({failure['class']}: {failure['message']}) and waits for {who} to decide."
+    words = " or ".join(word.value for word in DECISIONS[Reason(wait["reason"])])
+    moved_by = f"orchestrator decisions decide {wait['id']} WORD, where WORD is {words}"
+    detail = {"wait": wait["id"], "assignees": wait["assignees"], **wait["question"]}
+    code = "in_doubt" if wait["reason"] == Reason.IN_DOUBT else "decision"
+    return Cause(code, says, moved_by, since=wait["created_at"], steps=1, path=wait["path"], detail=detail)
 
 
 def _running(scene: Scene, alike: Alike) -> Cause:

@@ -48,28 +48,32 @@ def refusals(workflow: Workflow, policy: Policy) -> Iterator[Problem]:
     for name, agent in workflow.agents.items():
         place = f"agents.{name}"
         match agent:
-            case PythonAgent(target=target):
-                if not _package_allows(policy.packages, target):
-                    yield Problem(
-                        f"the target {target!r} is outside ORCHESTRATOR_AGENT_PACKAGES; name its package there",
-                        f"{place}.target",
-                    )
-            case HttpAgent(url=url):
-                if not _url_allowed(policy.egress, url):
-                    yield _refused_url(url, f"{place}.url")
+            case PythonAgent(target=target, reconcile=reconcile):
+                yield from _refused_targets({f"{place}.target": target, f"{place}.reconcile": reconcile}, policy)
+            case HttpAgent(url=url, reconcile_url=reconcile_url):
+                yield from _refused_urls({f"{place}.url": url, f"{place}.reconcile_url": reconcile_url}, policy)
             case ChatAgent(base_url=base_url):
                 # Without a base_url it calls the operator's own endpoint.
-                if base_url is not None and not _url_allowed(policy.egress, base_url):
-                    yield _refused_url(base_url, f"{place}.base_url")
+                yield from _refused_urls({f"{place}.base_url": base_url}, policy)
             case ScriptedAgent():
                 pass
             case _:
                 assert_never(agent)
 
 
-def _refused_url(url: str, place: str) -> Problem:
-    shown = url.partition("?")[0].rpartition("@")[2]
-    return Problem(f"{shown!r} is not an address that ORCHESTRATOR_EGRESS allows; add it there", place)
+def _refused_targets(named: dict[str, str | None], policy: Policy) -> Iterator[Problem]:
+    for place, target in named.items():
+        if target is not None and not _package_allows(policy.packages, target):
+            yield Problem(
+                f"the target {target!r} is outside ORCHESTRATOR_AGENT_PACKAGES; name its package there", place
+            )
+
+
+def _refused_urls(called: dict[str, str | None], policy: Policy) -> Iterator[Problem]:
+    for place, url in called.items():
+        if url is not None and not _url_allowed(policy.egress, url):
+            shown = url.partition("?")[0].rpartition("@")[2]
+            yield Problem(f"{shown!r} is not an address that ORCHESTRATOR_EGRESS allows; add it there", place)
 
 
 def _package_allows(packages: Sequence[str] | None, target: str) -> bool:

@@ -36,7 +36,8 @@ _PULSE = (
     " EXISTS(SELECT 1 FROM steps WHERE state = 'ready' AND dispatched_at IS NULL) AS backlog,"
     " EXISTS(SELECT 1 FROM steps WHERE state = 'ready' AND dispatched_at IS NOT NULL) AS rung,"
     " EXISTS(SELECT 1 FROM workers WHERE heartbeat_at <= {now} - :silent) AS silent,"
-    " EXISTS(SELECT 1 FROM jobs WHERE state IN ('queued','running','waiting') AND deadline_at <= {now}) AS overdue,"
+    " EXISTS(SELECT 1 FROM jobs WHERE state IN ('queued','running','waiting') AND waits = 0 AND deadline_at <= {now})"
+    " AS overdue,"
     " EXISTS(SELECT 1 FROM operations WHERE state = 'running') AS operations"
 )
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from orchestrator.domain.fallback import after_giving_up
 from orchestrator.domain.ids import Incarnation
 from orchestrator.domain.plan import Kind, Plan, StepRow
-from orchestrator.domain.result import Released, Result
-from orchestrator.domain.retry import Again, GiveUp, after_loss
+from orchestrator.domain.result import Doubted, Released, Result, Unreconciled
+from orchestrator.domain.retry import Again, GiveUp, InDoubt, after_loss
 from orchestrator.engine.context import Engine
 from orchestrator.engine.settle import Settle, settle
 from orchestrator.store import jobs, workers
@@ -50,7 +50,7 @@ def after(row: StepRow, plan: Plan, *, alone: bool) -> Result:
         return Released(lost=True, alone=alone)
     agent = plan.agents[row.agent]
     decision = after_loss(
-        begun=row.begun,
+        begun=row.begun and row.doubt is None,  # whoever asks what became of a call only reads
         alone=row.losses_alone + (1 if alone else 0),
         effect=plan.nodes[row.ref].effect_of(agent),
         honours_key=agent.honours_key,
@@ -58,6 +58,10 @@ def after(row: StepRow, plan: Plan, *, alone: bool) -> Result:
     match decision:
         case Again():
             return Released(lost=True, alone=alone)
+        case InDoubt(failure, was):
+            return Doubted(failure, was, lost=True, alone=alone)
+        case GiveUp(failure) if row.doubt is not None:
+            return Unreconciled(failure)
         case GiveUp(failure):
             return after_giving_up(plan.nodes[row.ref], row, failure)
 

@@ -19,12 +19,12 @@ from orchestrator.domain.outcome import Usage
 from orchestrator.domain.plan import Kind, Plan, StepRow
 from orchestrator.domain.result import Result, Retrying
 from orchestrator.domain.saga import Debt
-from orchestrator.domain.states import JobState, StepState
+from orchestrator.domain.states import STEP_MOVES_BY_ITSELF, JobState, StepState
 from orchestrator.engine import breakers
 from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.feed import step_ref
 from orchestrator.engine.gather import Claimed, gather
-from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps
+from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps, waits
 from orchestrator.store.changes import Changes
 from orchestrator.store.database import Session
 from orchestrator.store.rows import job_values, step_values
@@ -270,9 +270,7 @@ def _load_held(session: Session, advance: Advance, intents: Sequence[Settle]) ->
             if advance.plan.nodes[ref].max_concurrency is not None:
                 wanted[path] += 1
     for path, count in wanted.items():
-        for row in steps.load_held(session, advance.job.id, path, count):
-            advance.rows.setdefault(row.path, row)
-            advance.before.setdefault(row.path, (row.state, row.fence))
+        advance.add(steps.load_held(session, advance.job.id, path, count))
 
 
 def run_stops(session: Session, advance: Advance) -> None:
@@ -295,6 +293,8 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
     ready = [row for advance in advances for row in advance.ready if row.state is StepState.READY]
     batch.published.extend(engine.feed.take(session, ready, now, batch.bodies))
     batch.ready.extend(ready)
+    for advance in advances:
+        _job_waits_or_runs(session, advance)
     rows = Changes(jobs=[job_values(advance.job) for advance in advances], calls=calls)
     for advance in advances:
         written = [*advance.changed.values(), *advance.created]
@@ -313,10 +313,30 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
         for parent, limit in advance.prepared:
             batch.wake |= steps.make_ready(session, advance.job.id, parent, limit)
         _write_undoing(session, advance, engine.sizes)
-        for path, failure in advance.letters:
-            crashpoint("dead_letter.move")
-            agent = advance.rows[path].agent if path in advance.rows else None
-            desk.park(session, engine.clock.new_id(), advance.job, path, failure, agent)
+        _write_for_people(engine, session, advance)
+
+
+def _write_for_people(engine: Engine, session: Session, advance: Advance) -> None:
+    waits.open_all(session, advance.asked)
+    waits.cancel_open(session, advance.job.id, advance.answered)  # also one that this very batch has asked
+    for path, failure in advance.letters:
+        crashpoint("dead_letter.move")
+        agent = advance.rows[path].agent if path in advance.rows else None
+        desk.park(session, engine.clock.new_id(), advance.job, path, failure, agent)
+
+
+def _job_waits_or_runs(session: Session, advance: Advance) -> None:
+    """A job that asks people is waiting while nothing else of it moves. All moves but claims are under its lock."""
+    job = advance.job
+    if job.state not in (JobState.RUNNING, JobState.WAITING) or not (job.waits or job.state is JobState.WAITING):
+        return
+    moves = (
+        job.waits == 0
+        or bool(advance.prepared)
+        or any(row.state in STEP_MOVES_BY_ITSELF for row in advance.rows.values())
+        or waits.another_step_moves(session, job.id, advance.rows)
+    )
+    job.state = JobState.RUNNING if moves else JobState.WAITING
 
 
 def _write_undoing(session: Session, advance: Advance, sizes: PayloadSizes) -> None:

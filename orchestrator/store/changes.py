@@ -27,7 +27,7 @@ STEP_MUTABLE = tuple(
 )
 JOB_MUTABLE = tuple(
     "state run events steps output output_ref failure deadline_at started_at finished_at cost_usd input_tokens"
-    " output_tokens".split()
+    " output_tokens waits waiting_since".split()
 )
 #: A row is found by its key. Were the state a plain comparison, PostgreSQL could choose a partial index that was empty
 #: when it was last analysed, and scan a backlog of thousands for every claim.

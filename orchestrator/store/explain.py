@@ -69,7 +69,8 @@ def unfinished(session: Session, job_id: JobId) -> list[Alike]:
     rows = session.rows(
         f"SELECT * FROM (SELECT {_SHOWN}, count(*) OVER (PARTITION BY {alike}) AS n, row_number() OVER"
         f" (PARTITION BY {alike} ORDER BY coalesce(not_before, started_at, ready_at), path) AS nth FROM steps"
-        f" WHERE job_id = :job AND state NOT IN ({_ENDED}) AND state <> 'waiting' AND (state <> 'pending' OR held)) s"
+        f" WHERE job_id = :job AND state NOT IN ({_ENDED}) AND (state <> 'waiting' OR kind = 'agent')"
+        " AND (state <> 'pending' OR held)) s"
         " WHERE nth = 1 ORDER BY n DESC, path LIMIT 200",
         {"job": job_id},
     )

@@ -14,15 +14,29 @@ from orchestrator.store.database import Session
 _OPEN = "('queued','running','waiting','paused','cancelling','compensating')"
 _ENDED = "('succeeded','failed','cancelled')"
 _STEP_ENDED = "('succeeded','skipped','failed','cancelled','compensated')"
+_ASKS = "(s.state = 'in_doubt' OR (s.state = 'waiting' AND s.kind = 'agent'))"
 
 CHECKS: Final[dict[str, tuple[str, str]]] = {
     "I1": (
-        "every accepted job has ended or can move: a ready step, a lease, a timer or a doubt",
+        "every accepted job has ended or can move: a ready step, a lease, a timer or a wait",
         (
             f"SELECT j.id AS job_id, '' AS path, j.state AS detail FROM jobs j WHERE j.state IN {_OPEN} AND NOT EXISTS"
-            " (SELECT 1 FROM steps s WHERE s.job_id = j.id AND (s.state IN ('ready','in_doubt')"
+            " (SELECT 1 FROM steps s WHERE s.job_id = j.id AND (s.state = 'ready'"
             " OR (s.state = 'running' AND s.lease_until IS NOT NULL)"
             " OR (s.state = 'retrying' AND s.not_before IS NOT NULL)))"
+            " AND NOT EXISTS (SELECT 1 FROM waits w WHERE w.job_id = j.id AND w.state = 'open')"
+        ),
+    ),
+    "I1b": (
+        "a step that asks a person has an open wait, a wait has its step, and the job counts them",
+        (
+            f"SELECT s.job_id, s.path, s.state || ' without a wait' AS detail FROM steps s WHERE {_ASKS}"
+            " AND NOT EXISTS (SELECT 1 FROM waits w WHERE w.job_id = s.job_id AND w.path = s.path AND w.state = 'open')"
+            " UNION ALL SELECT w.job_id, w.path, 'a wait without its step' AS detail FROM waits w"
+            " WHERE w.state = 'open' AND NOT EXISTS (SELECT 1 FROM steps s WHERE s.job_id = w.job_id"
+            f" AND s.path = w.path AND {_ASKS})"
+            " UNION ALL SELECT j.id, '', j.waits || ' waits counted' AS detail FROM jobs j WHERE j.waits <>"
+            " (SELECT count(*) FROM waits w WHERE w.job_id = j.id AND w.state = 'open')"
         ),
     ),
     "I2": (
@@ -38,7 +52,8 @@ CHECKS: Final[dict[str, tuple[str, str]]] = {
             "SELECT s.job_id, s.path, 'no attempt or no output' AS detail FROM steps s WHERE s.kind = 'agent'"
             " AND s.state = 'succeeded' AND NOT s.degraded AND ((s.output IS NULL AND s.output_ref IS NULL)"
             " OR NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = s.job_id AND a.path = s.path"
-            " AND a.epoch = s.epoch AND a.outcome = 'succeeded'))"
+            " AND a.epoch = s.epoch AND a.outcome = 'succeeded') AND NOT EXISTS"
+            " (SELECT 1 FROM waits w WHERE w.job_id = s.job_id AND w.path = s.path AND w.state = 'decided'))"
         ),
     ),
     "I4": (

@@ -116,7 +116,7 @@ def listing(
 
 def overdue(session: Session, limit: int = 100) -> list[JobId]:
     rows = session.rows(
-        "SELECT id FROM jobs WHERE state IN ('queued','running','waiting') AND deadline_at <= {now}"
+        "SELECT id FROM jobs WHERE state IN ('queued','running','waiting') AND waits = 0 AND deadline_at <= {now}"
         " ORDER BY deadline_at LIMIT :limit",
         {"limit": limit},
     )

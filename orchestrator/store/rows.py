@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.domain.ids import JobId, QueueName, StepPath
-from orchestrator.domain.outcome import Failure, Stored
+from orchestrator.domain.outcome import Doubt, Failure, Stored
 from orchestrator.domain.plan import JobRow, Kind, StepRow
 from orchestrator.domain.states import JobState, StepState
 from orchestrator.store import tables
@@ -37,6 +37,14 @@ def failure_text(failure: Failure | None) -> str | None:
 
 def failure_of(text: str | None) -> Failure | None:
     return None if text is None else Failure.from_dict(json.loads(text))
+
+
+def doubt_text(doubt: Doubt | None) -> str | None:
+    return None if doubt is None else json.dumps(doubt.as_dict(), ensure_ascii=False)
+
+
+def doubt_of(text: str | None) -> Doubt | None:
+    return None if text is None else Doubt.from_dict(json.loads(text))
 
 
 def step_row(r: Mapping[str, Any]) -> StepRow:
@@ -86,6 +94,7 @@ def step_row(r: Mapping[str, Any]) -> StepRow:
         output=stored(r["output"], r["output_ref"]),
         failure=failure_of(r["failure"]),
         failed_at=None if r["failed_at"] is None else StepPath(r["failed_at"]),
+        doubt=doubt_of(r["doubt"]),
     )
 
 
@@ -138,6 +147,7 @@ def step_values(row: StepRow) -> dict[str, Any]:
         "output_ref": ref(row.output),
         "failure": failure_text(row.failure),
         "failed_at": row.failed_at,
+        "doubt": doubt_text(row.doubt),
     }
 
 
@@ -166,6 +176,8 @@ def job_row(r: Mapping[str, Any]) -> JobRow:
         input_tokens=r["input_tokens"],
         output_tokens=r["output_tokens"],
         origin=r["origin"],
+        waits=r["waits"],
+        waiting_since=r["waiting_since"],
     )
 
 
@@ -196,4 +208,6 @@ def job_values(job: JobRow) -> dict[str, Any]:
         "input_tokens": job.input_tokens,
         "output_tokens": job.output_tokens,
         "origin": job.origin,
+        "waits": job.waits,
+        "waiting_since": job.waiting_since,
     }

@@ -86,6 +86,9 @@ jobs = Table(
     Column("output_tokens", Big, nullable=False),
     #: What it came from: the job a fork was taken of.
     Column("origin", Text),
+    #: Open waits for people, and since when there is at least one: meanwhile its deadline does not run.
+    Column("waits", Integer, nullable=False, server_default=text("0")),
+    Column("waiting_since", Double),
     _partial(
         "uq_jobs_tenant_idempotency_key",
         "tenant",
@@ -149,6 +152,8 @@ steps = Table(
     Column("output_ref", Text),
     Column("failure", Text),
     Column("failed_at", Text),
+    #: The call that may have taken effect.
+    Column("doubt", Text),
     PrimaryKeyConstraint("job_id", "path"),
     # The job is not first: an index that begins like the key tempts PostgreSQL to scan a wide job for each claim.
     Index("ix_steps_parent_job_id_seq", "parent", "job_id", "seq"),
@@ -259,6 +264,32 @@ compensations = Table(
     #: The number of the event that ended its undoing.
     Column("paid", Integer),
     PrimaryKeyConstraint("job_id", "number"),
+)
+
+#: What people are asked, at most one open question a step. ``assignees`` are groups, ``question`` says what is known.
+waits = Table(
+    "waits",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("assignees", Text, nullable=False),
+    Column("question", Text, nullable=False),
+    #: open, decided or cancelled.
+    Column("state", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("deadline_at", Double),
+    Column("closed_at", Double),
+    Column("decided_by", Text),
+    Column("decision", Text),
+    Column("note", Text),
+    Index("ix_waits_job_id_path", "job_id", "path"),
+    Index("ix_waits_tenant_state_created_at_id", "tenant", "state", "created_at", "id"),
+    _partial("uq_waits_open", "job_id", "path", where="state = 'open'", unique=True),
 )
 
 #: Bulk actions. ``tenant`` is ``*`` for all of them; only one replay at a time runs in a tenant.

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from orchestrator.domain.errors import Unavailable
 from orchestrator.domain.states import JobState
 from orchestrator.engine.context import Engine
-from orchestrator.store import breakers, desk, feed, history, jobs, workers
+from orchestrator.store import breakers, desk, feed, history, jobs, waits, workers
 from orchestrator.store.database import Session
 from orchestrator.telemetry.metrics import PREFIX
 
@@ -51,6 +51,8 @@ class Reading:
     letters: dict[str, int]
     #: By name: 1 if it is open or half-open, in any tenant.
     breakers: dict[str, int]
+    #: Open questions to people.
+    waits: int = 0
 
 
 def read(session: Session) -> Reading:
@@ -65,6 +67,7 @@ def read(session: Session) -> Reading:
         dict(slots),
         desk.open_letters(session),
         breakers.open_by_name(session),
+        waits.count_open(session),
     )
 
 
@@ -165,6 +168,7 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     yield _gauge("worker_slots", "Slots of live workers.", "queue", slots)
     yield _gauge("dead_letters_open", "Parked jobs that wait for a decision.", "workflow", reading.letters)
     yield _gauge("breaker_open", "Whether its breaker is not closed.", "agent", reading.breakers)
+    yield GaugeMetricFamily(f"{PREFIX}_approvals_waiting", "Questions that wait for people.", float(reading.waits))
 
 
 def _gauge(name: str, help: str, label: str, values: dict[str, int] | dict[str, float]) -> Metric:

@@ -21,7 +21,7 @@ LOST_MESSAGE = 8.0
 class How:
     """``where``: the process that is armed. ``count``: at which time it is reached, for each shape."""
 
-    where: Literal["submit", "worker", "replay"]
+    where: Literal["submit", "worker", "replay", "decide"]
     variant: Variant = "plain"
     count: tuple[int, int, int] = (1, 1, 1)
     #: A call that had ended may be made again: its result was not committed yet.
@@ -50,6 +50,8 @@ HOW: dict[str, How] = {
     "dead_letter.move": How("worker", "permanent"),
     "dead_letter.replay": How("replay", "permanent"),
     "epoch.change": How("replay", "permanent"),
+    "decision.before_commit": How("decide", "doubt"),
+    "decision.after_commit": How("decide", "doubt"),
 }
 
 #: Points of the undoing: a job that fails and owes; `test_saga_crashes.py` runs them, in the same three shapes.

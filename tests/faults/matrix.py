@@ -13,9 +13,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from orchestrator.domain.errors import Conflict
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import dead_letters
+from orchestrator.engine import dead_letters, decisions
 from orchestrator.engine.submit import Submission, submit
 from tests.faults.cases import LOST_MESSAGE, SEEN_DYING, Case
 from tests.support.cluster import Cluster
@@ -52,6 +55,8 @@ class Cell:
                 job, died = self._at_submit(case, what), None
             case "replay":
                 job, died = self._at_replay(case, what), None
+            case "decide":
+                job, died = self._at_decide(case, what), None
             case "worker":
                 job, died = self._at_work(case, what)
         self._end(job, case)
@@ -73,7 +78,7 @@ class Cell:
 
     def _check_calls(self, case: Case, what: Shape, counted: dict[str, int]) -> int:
         """Calls of a clean run."""
-        again = {"transient": 1, "permanent": 1}.get(case.how.variant, 0)
+        again = {"transient": 1, "permanent": 1, "doubt": 1}.get(case.how.variant, 0)
         most = IN_FLIGHT if case.how.where == "worker" else 0
         again -= 1 if self._is_bug(case) else 0  # that call is never made: it fails on the way
         expected = what.calls + again
@@ -123,6 +128,23 @@ class Cell:
         assert code == (137 if case.kind == "kill" else 1)
         assert self.it.job(job)["state"] == "failed"
         assert self._letter(job) == letter, "nothing of the broken replay is left"
+        return job
+
+    def _at_decide(self, case: Case, what: Shape) -> JobId:
+        """A decision is made whole or not at all; whoever never heard of it may say it again."""
+        job = self.it.submit(what.workflow, what.input)
+        self.it.wait_for(lambda: self.it.questions(job), "a question")
+        (wait,) = self.it.questions(job)
+        child = self.it.start("decide", case.armed, wait=wait["id"], word="not_happened")
+        code = child.wait_exit()
+        child.wait_event("crashpoint.reached", point=case.point)
+        assert code == (137 if case.kind == "kill" else 1)
+        if case.point == "decision.before_commit":
+            assert self.it.questions(job) == [wait], "nothing of the broken decision is left"
+            decisions.decide(self.it.engine, wait["id"], "not_happened", by="test")
+        else:
+            with pytest.raises(Conflict, match="has decided"):
+                decisions.decide(self.it.engine, wait["id"], "happened", by="test")
         return job
 
     def _letter(self, job: JobId) -> str:

@@ -20,7 +20,7 @@ from orchestrator import bootstrap
 from orchestrator.clock import Clock
 from orchestrator.domain.ids import Incarnation, JobId, StepPath
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import presence, queries
+from orchestrator.engine import decisions, presence, queries
 from orchestrator.engine.submit import Submission, submit, submit_many
 from orchestrator.engine.verify import verify
 from orchestrator.settings import Settings
@@ -247,6 +247,10 @@ class Cluster:
 
     def letters(self, job: JobId) -> list[dict[str, Any]]:
         return self.engine.db.run(lambda session: desk.letters(session, tenant="default", job_id=job, state=None))
+
+    def questions(self, job: JobId) -> list[dict[str, Any]]:
+        """What people are asked of a job, and nobody has decided."""
+        return decisions.listing(self.engine, tenant="default", job=job)[0]
 
     # the end
 

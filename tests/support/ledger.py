@@ -43,10 +43,13 @@ def append(ctx: Context, at: str, input: Any) -> None:
 async def work(ctx: Context, input: Any) -> Any:
     """``{"n": n}`` → ``{"n": n + 1}`` after ``config.delay`` seconds.
 
-    Where n is 1, ``config.slow`` is the delay, and ``config.first`` how it fails under its first key.
+    Where n is 1, ``config.slow`` is the delay (with ``config.first_only``: under its first key), and ``config.first``
+    how it fails under its first key.
     """
     append(ctx, "start", input)
     odd = ctx.config if input["n"] == 1 else {}
+    if ctx.config.get("first_only") and not ctx.idempotency_key.endswith(":1"):
+        odd = {}
     await asyncio.sleep(odd.get("slow", ctx.config.get("delay", 0.0)))
     if ctx.idempotency_key.endswith(":1"):
         match odd.get("first"):
@@ -54,10 +57,22 @@ async def work(ctx: Context, input: Any) -> Any:
                 raise Permanent("not under this key")
             case "transient":
                 raise Transient("again, please", outcome_known=True)
+            case "doubt":
+                raise Transient("the line was cut")
             case _:
                 pass
     append(ctx, "end", input)
     return {"n": input["n"] + 1}
+
+
+def found(ctx: Context, input: Any) -> Any:
+    """A reconciler that finds the effect of ``work``."""
+    return {"happened": True, "output": {"n": input["n"] + 1}}
+
+
+def not_found(ctx: Context, input: Any) -> Any:
+    """A reconciler that knows that ``work`` had no effect."""
+    return {"happened": False}
 
 
 async def spread(ctx: Context, input: Any) -> Any:

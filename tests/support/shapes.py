@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Variant = Literal["plain", "limited", "slow", "permanent", "transient"]
+Variant = Literal["plain", "limited", "slow", "permanent", "transient", "doubt"]
 NAMES = ("sequence", "fan-out", "supervisor")
 WIDTH = 6
 
@@ -27,10 +27,11 @@ def shape(
 
     ``slow`` is how long it takes then, in seconds; ``permanent`` and ``transient`` are how it fails under its first
     key, retried after ``retry``. ``limited``: every agent has a limit it never meets, so that
-    each of its steps is published by the feed.
+    each of its steps is published by the feed. ``doubt``: nobody knows whether its first call took effect, and its
+    agent has an effect and ignores the key.
     """
     odd: dict[str, Any] = {"slow": slow} if variant == "slow" else {}
-    if variant in ("permanent", "transient"):
+    if variant in ("permanent", "transient", "doubt"):
         odd["first"] = variant
     rule = {"attempts": 4, "initial": retry, "jitter": "none"}
     agents = {
@@ -40,6 +41,8 @@ def shape(
         "total": _agent("total", ledger),
         "lead": _agent("lead", ledger),
     }
+    if variant == "doubt":
+        agents["odd"] |= {"effect": "reversible", "honours_key": False}
     if variant == "limited":
         agents = {agent: {**rest, "limits": {"concurrency": 100}} for agent, rest in agents.items()}
     match name:

@@ -90,8 +90,8 @@ def live(order: dict[str, Any], end: socket.socket) -> int:
     for name in ("orchestrator", "workers"):
         logging.getLogger(name).addHandler(wire)
     wire.listen()
-    role = {"worker": worker, "scheduler": scheduler, "submit": submit, "replay": replay, "embedded": embedded}
-    return role[order["role"]](wire, order["arguments"])
+    roles = (worker, scheduler, submit, replay, decide, embedded)
+    return {role.__name__: role for role in roles}[order["role"]](wire, order["arguments"])
 
 
 def set_clock_wrong(seconds: float) -> None:
@@ -181,8 +181,23 @@ def replay(wire: Wire, arguments: dict[str, Any]) -> int:
     return 0
 
 
+def decide(wire: Wire, arguments: dict[str, Any]) -> int:
+    from orchestrator import bootstrap
+    from orchestrator.engine import decisions
+
+    engine = bootstrap.build_engine(_settings(), "decide")
+    try:
+        decisions.decide(engine, arguments["wait"], arguments["word"], by="test")
+    except crashpoints.CrashPointReached as error:
+        wire.say("failed", error=str(error))
+        return 1
+    finally:
+        bootstrap.close_engine(engine)
+    return 0
+
+
 def embedded(wire: Wire, arguments: dict[str, Any]) -> int:
-    """Submits (or finds) one job by its key, waits for its end, and says it; while it fails it is replayed."""
+    """Submits (or finds) one job by its key, decides what it asks, replays what fails of it, and says its end."""
     from orchestrator.domain.workflow import Workflow
     from orchestrator.engine import dead_letters
     from orchestrator.engine.submit import Submission
@@ -197,13 +212,33 @@ def embedded(wire: Wire, arguments: dict[str, Any]) -> int:
             job = submit_one(house.engine, Submission(workflow, arguments["input"], key=arguments["key"])).job.id
         except crashpoints.CrashPointReached:
             job = submit_one(house.engine, Submission(workflow, arguments["input"], key=arguments["key"])).job.id
-        view = house.wait(job, 60)
+        view = _decided(house, job)
         while view["state"] == "failed":
             letters = house.engine.db.run(lambda session: desk.letters(session, tenant="default", state="open"))
             try:
                 dead_letters.replay(house.engine, letters[0]["id"], by="test")
             except crashpoints.CrashPointReached:
                 continue
-            view = house.wait(job, 60)
+            view = _decided(house, job)
         wire.say("ended", job=job, state=view["state"], output=view["output"])
     return 0
+
+
+def _decided(house: Any, job: Any) -> Any:
+    """The job once it has ended; whatever it asks on the way had not happened."""
+    from orchestrator.clock import Clock
+    from orchestrator.engine import decisions, queries
+
+    clock = Clock()
+    until = clock.monotonic() + 60
+    while clock.monotonic() < until:
+        view = queries.show_job(house.engine, job)
+        if view["state"] in ("succeeded", "failed", "cancelled"):
+            return view
+        for wait in decisions.listing(house.engine, tenant="default", job=job)[0]:
+            try:
+                decisions.decide(house.engine, wait["id"], "not_happened", by="test")
+            except crashpoints.CrashPointReached:
+                continue
+        clock.sleep(0.02)
+    raise AssertionError(f"job {job} has not ended")

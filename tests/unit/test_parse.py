@@ -308,4 +308,5 @@ def test_the_examples_of_the_reference_are_workflows() -> None:
         "contract-review",
         "graph",
         "fallbacks",
+        "booking",
     ]

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.domain.outcome import Failure, FailureClass
-from orchestrator.domain.retry import ALONE_LIMIT, Again, GiveUp, RetryAfter, after_loss, backoff, decide
+from orchestrator.domain.retry import (
+    ALONE_LIMIT,
+    Again,
+    GiveUp,
+    InDoubt,
+    RetryAfter,
+    after_loss,
+    after_not_happened,
+    backoff,
+    decide,
+)
 from orchestrator.domain.workflow import Retry
 
 DEFAULT = Retry()
@@ -35,11 +45,11 @@ def test_a_second_effect_is_never_guessed(effect: str, honours_key: bool, answer
     decision = decide(failure, DEFAULT, 1, 0.5, effect=effect, honours_key=honours_key)  # type: ignore[arg-type]
     if effect == "read":
         assert isinstance(decision, RetryAfter)
+    elif not known and (answered or not honours_key):
+        assert isinstance(decision, InDoubt)
+        assert (decision.failure.kind, decision.was) == (FailureClass.IN_DOUBT, failure)
     elif answered:
         assert isinstance(decision, GiveUp)
-    elif not known and not honours_key:
-        assert isinstance(decision, GiveUp)
-        assert decision.failure.kind is FailureClass.IN_DOUBT
     else:
         assert isinstance(decision, RetryAfter)
         assert decision.new_key is known
@@ -77,6 +87,22 @@ def test_losses_alone_end_a_step_and_losses_in_company_never_do() -> None:
     assert isinstance(last, GiveUp)
     assert last.failure.kind is FailureClass.WORKER_LOST
     doubt = after_loss(begun=True, alone=0, effect="irreversible", honours_key=False)
-    assert isinstance(doubt, GiveUp)
+    assert isinstance(doubt, InDoubt)
     assert doubt.failure.kind is FailureClass.IN_DOUBT
     assert after_loss(begun=False, alone=0, effect="irreversible", honours_key=False) == Again()
+
+
+def test_what_had_not_happened_is_a_known_failure_that_is_charged_already() -> None:
+    late = Failure(FailureClass.TIMEOUT, "x", outcome_known=False)
+    again = after_not_happened(late, DEFAULT, 1, 0.5, alone=0)
+    assert isinstance(again, RetryAfter)
+    assert again.new_key
+    last = after_not_happened(late, DEFAULT, DEFAULT.attempts, 0.5, alone=0)
+    assert isinstance(last, GiveUp)
+    assert (last.failure.kind, last.failure.outcome_known) == (FailureClass.TIMEOUT, True)
+    lost = Failure(FailureClass.WORKER_LOST, "x", outcome_known=False)
+    assert after_not_happened(lost, DEFAULT, 99, 0.5, alone=0) == Again()
+    assert isinstance(after_not_happened(lost, DEFAULT, 1, 0.5, alone=ALONE_LIMIT), GiveUp)
+    said = Failure(FailureClass.IN_DOUBT, "x", outcome_known=False)
+    assert after_not_happened(said, DEFAULT, 1, 0.5, alone=0) == Again()
+    assert isinstance(after_not_happened(said, DEFAULT, DEFAULT.attempts, 0.5, alone=0), GiveUp)
