@@ -31,6 +31,10 @@ steps: [{id: a, agent: no}]
 name: frail
 agents: {frail: {kind: scripted, script: [{fail: {class: transient, message: "away"}}], breaker: {calls: 1}}}
 steps: [{id: a, agent: frail, retry: {attempts: 1}}]
+    "asks.yaml": """
+name: asks
+agents: {no: {kind: scripted, script: [{fail: {class: permanent, message: "no such clause"}}]}}
+steps: [{id: a, agent: no, on_failure: [{escalate: legal}]}]
 """,
     "slow.yaml": """
 name: slow
@@ -126,6 +130,21 @@ def test_a_failed_job_and_its_dead_letter(desk: Shell) -> None:
     assert twice.returncode == 4
     assert f"dead letter {letter['id']} is replayed" in twice.stderr
     assert desk.run("dead-letters", "show", "0" * 32).returncode == 3
+
+
+def test_a_question_and_its_answer(desk: Shell) -> None:
+    job = read(desk, "submit", "asks")["id"]
+    waits: list[Any] = []
+    until(lambda: waits.extend(read(desk, "decisions", "list")) or waits, 20)
+    (wait,) = waits
+    assert (wait["job_id"], wait["reason"], wait["assignees"], wait["path"]) == (job, "escalate", ["legal"], "a")
+    answer = ["decisions", "decide", wait["id"], "answer", "--output", '{"clause": 7}', "--note", "read it"]
+    assert desk.run(*answer).stdout.strip() == f"{wait['id']} answer"
+    late = desk.run("decisions", "decide", wait["id"], "fail")
+    assert late.returncode == 4
+    assert "has decided" in late.stderr
+    seen = read(desk, "decisions", "show", wait["id"])
+    assert (seen["decision"], seen["note"], seen["decisions"]) == ("answer", "read it", [])
 
 
 def test_discard_closes_a_letter(desk: Shell) -> None:

@@ -164,3 +164,23 @@ def test_an_unknown_job_is_not_found(shell: Shell) -> None:
     assert done.returncode == 3
     assert done.stderr.startswith(f"error[not_found]: no job {'0' * 32} in .orchestrator/run.db.")
     assert not (shell.directory / ".orchestrator").exists()
+
+
+def test_a_run_ends_where_a_person_is_asked_and_goes_on_afterwards(shell: Shell) -> None:
+    file = shell.directory / "asks.yaml"
+    file.write_text("""
+name: asks
+agents: {no: {kind: scripted, script: [{fail: {class: permanent, message: "no such clause"}}]}, echo: {kind: scripted}}
+steps: [{id: a, agent: no, on_failure: [{escalate: legal}]}, {id: b, agent: echo}]
+""")
+    asked = shell.run("run", file)
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert "a: asks a person (permanent: no such clause)" in asked.stderr
+    found = re.search(r"ORCHESTRATOR_DATABASE_URL=(\S+) orchestrator decisions decide (\S+) answer\|", asked.stderr)
+    assert found is not None, asked.stderr
+    decided = shell.run("decisions", "decide", found[2], "answer", "--output", '"seven"', DATABASE_URL=found[1])
+    assert decided.returncode == 0, decided.stderr
+    job = re.search(r"run --resume (\w+)", asked.stderr)
+    assert job is not None
+    resumed = shell.run("run", "--resume", job[1])
+    assert (resumed.returncode, resumed.stdout) == (0, '"seven"\n'), resumed.stderr

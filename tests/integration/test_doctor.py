@@ -87,6 +87,18 @@ def test_it_finds_what_is_stuck(bench: Bench) -> None:
     assert isinstance(other, str)
 
 
+def test_it_names_questions_that_are_old(bench: Bench) -> None:
+    broken = {"kind": "scripted", "script": [{"fail": {"class": "permanent"}}]}
+    step = {"id": "a", "agent": "e", "on_failure": [{"escalate": "legal"}]}
+    bench.submit({"name": "t", "agents": {"e": broken}, "steps": [step]})
+    bench.drive()
+    assert "decisions_old" not in examine(bench)
+    bench.db.run(lambda session: session.execute("UPDATE waits SET created_at = created_at - 200000"))
+    found = examine(bench)["decisions_old"]
+    assert (found.severity, found.mend) == ("warning", "Look: orchestrator decisions list")
+    assert found.what.startswith("1 wait")
+
+
 def test_it_finds_defaults_left_open(bench: Bench) -> None:
     bench.submit(FLOW)
     found = examine(bench, insecure_no_auth=True)

@@ -65,6 +65,7 @@ def test_the_page_equals_what_sql_counts(engine: Engine) -> None:
     states = {"succeeded": 1, "failed": 1, "running": 1, "cancelled": 1, "queued": 1, "paused": 0}
     assert {state: value(page, "jobs", state=state) for state in states} == states
     assert value(page, "dead_letters_open", workflow="two-steps") == 1
+    assert value(page, "approvals_waiting") == 0
     assert value(page, "queue_ready_steps", queue="default") == 2
     assert value(page, "queue_running_steps", queue="default") == 0
     assert (value(page, "queue_oldest_ready_seconds", queue="default") or -1) >= 0

@@ -39,6 +39,16 @@ def test_the_input_is_posted_as_json_with_the_key_and_the_answer_is_the_output(s
     assert "transfer-encoding" not in request.headers
 
 
+def test_the_reconciler_is_asked_at_its_own_address_with_the_same_key_and_input(server: FakeAgents) -> None:
+    made = http(server, "/echo", reconcile_url=f"{server.url}/asked")
+    server.reply("/asked", Reply(body=b'{"happened": false}'))
+    asked = made.reconciler()
+    assert answer_of(asked, {"n": 1}, call_context(key="k-7")).output == {"happened": False}
+    (request,) = server.requests
+    assert (request.method, request.path, request.key) == ("POST", "/asked", "k-7")
+    assert http(server, "/echo").reconciler() is None
+
+
 def test_nothing_of_one_call_reaches_the_next(server: FakeAgents) -> None:
     server.reply("/login", Reply(headers={"Set-Cookie": "session=mine; Path=/"}))
 

@@ -48,6 +48,15 @@ def test_python_targets_stay_inside_the_packages(target: str, allowed: bool) -> 
     assert (raised.value.code, raised.value.status) == ("refused_by_policy", 422)
 
 
+def test_a_reconciler_is_held_to_the_same_rules() -> None:
+    python = workflow(kind="python", target="acme:run", reconcile="os:listdir")
+    http = workflow(kind="http", url="https://a.example.com/", reconcile_url="https://b.example.com/")
+    for one, place in ((python, "reconcile"), (http, "reconcile_url")):
+        with pytest.raises(RefusedByPolicy) as raised:
+            enforce(one, Policy(("acme",), ("https://a.example.com",)))
+        assert [problem.path for problem in raised.value.problems] == [f"agents.a.{place}"]
+
+
 def test_nothing_is_allowed_by_default() -> None:
     for agent in (
         {"kind": "python", "target": "acme:run"},
