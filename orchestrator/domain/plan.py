@@ -231,3 +231,5 @@ class JobRow:
     input_tokens: int = 0
     output_tokens: int = 0
     origin: str | None = None
+    #: The types of events its webhook is told, with blanks between; None: it has none.
+    webhook: str | None = None

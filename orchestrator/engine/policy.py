@@ -67,6 +67,12 @@ def refusals(workflow: Workflow, policy: Policy) -> Iterator[Problem]:
                 assert_never(agent)
 
 
+def enforce_address(url: str, policy: Policy, place: str) -> None:
+    """Raises ``RefusedByPolicy`` unless ``url`` may be called from here."""
+    if not _url_allowed(policy.egress, url):
+        raise RefusedByPolicy([_refused_url(url, place)])
+
+
 def _refused_url(url: str, place: str) -> Problem:
     shown = url.partition("?")[0].rpartition("@")[2]
     return Problem(f"{shown!r} is not an address that ORCHESTRATOR_EGRESS allows; add it there", place)

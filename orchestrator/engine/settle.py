@@ -22,7 +22,7 @@ from orchestrator.domain.states import JobState, StepState
 from orchestrator.engine.context import Engine
 from orchestrator.engine.feed import step_ref
 from orchestrator.engine.gather import Claimed, gather
-from orchestrator.store import changes, desk, feed, history, jobs, payloads, steps
+from orchestrator.store import changes, desk, feed, history, jobs, payloads, steps, webhooks
 from orchestrator.store.changes import Changes
 from orchestrator.store.database import Session
 from orchestrator.store.rows import job_values, step_values
@@ -275,6 +275,7 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
         rows.created += map(step_values, advance.created)
         rows.attempts += history.attempt_rows(advance.job.id, advance.attempts, now)
         rows.events += history.event_rows(advance.events)
+        rows.webhooks += webhooks.owed(advance.job, advance.events)
         counts.update(advance.counts)
     rows.counts = history.count_rows(engine.process, counts)
     if not changes.write(session, rows):

@@ -164,6 +164,7 @@ def job_row(r: Mapping[str, Any]) -> JobRow:
         input_tokens=r["input_tokens"],
         output_tokens=r["output_tokens"],
         origin=r["origin"],
+        webhook=r["webhook"],
     )
 
 
@@ -194,4 +195,5 @@ def job_values(job: JobRow) -> dict[str, Any]:
         "input_tokens": job.input_tokens,
         "output_tokens": job.output_tokens,
         "origin": job.origin,
+        "webhook": job.webhook,
     }
