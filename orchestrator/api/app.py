@@ -14,7 +14,7 @@ from orchestrator.api.auth import Door, is_open
 from orchestrator.api.house import House
 from orchestrator.api.observe import Observe
 from orchestrator.api.routes import dead_letters, events, explain, fleet, jobs, operations, probes, workflows
-from orchestrator.api.schemas import Problem
+from orchestrator.api.schemas import Problem, WebhookMessage
 from orchestrator.api.threads import Threads
 from orchestrator.api.watch import Watch
 from orchestrator.engine.context import Engine
@@ -26,6 +26,10 @@ from orchestrator.telemetry.metrics import Meters
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "Refused"},
     "5XX": {"model": Problem, "description": "Failed"},
+}
+_TOLD: dict[int | str, dict[str, Any]] = {
+    204: {"description": "Taken; so with any 2xx"},
+    "4XX": {"description": "410: send no more. Else, as anything else and no answer in time: tried again for a day"},
 }
 _DESCRIPTION = "Durable multi-agent workflows. Errors are RFC 9457 problems with a stable `code`."
 
@@ -47,12 +51,17 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
         responses=_ERRORS,
     )
     app.state.house = house
+    app.webhooks.post("event", name="event", status_code=204, responses=_TOLD)(_told)
     for part in (jobs, events, explain, operations, dead_letters, workflows, fleet, probes):
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(Observe, meters=house.meters, clock=engine.clock)
     app.openapi = lambda: openapi.describe(app, keys=not house.door.open)  # type: ignore[method-assign]
     return app
+
+
+async def _told(body: WebhookMessage) -> None:
+    """What a job's webhook is sent, with the headers webhook-id, webhook-timestamp and webhook-signature."""
 
 
 def _house(engine: Engine, settings: Settings, meters: Meters, *, dev: bool) -> House:
