@@ -69,38 +69,48 @@ class Courier:
         self._told = told
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._woken = asyncio.Event()
+        self._woken: asyncio.Event | None = None
         self._closing = False
         self._began = threading.Event()
 
     def wake(self) -> None:
         """Something may be due. Returns at once."""
-        if self._thread is None:
+        if self._closing:
+            return
+        if self._thread is None or not self._thread.is_alive():
+            self._began.clear()
             self._thread = threading.Thread(target=self._run, name="orchestrator-webhooks", daemon=True)
             self._thread.start()
             self._began.wait()
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._woken.set)
+        self._nudge()
 
     def close(self) -> None:
         """Ends the thread; a try that is not over by then is made again by somebody."""
-        if self._thread is None or self._loop is None:
-            return
         self._closing = True
+        if self._thread is not None:
+            self._nudge()
+            self._thread.join(timeout=2 * LAST_TRIES)
+
+    def _nudge(self) -> None:
+        assert self._loop is not None
+        assert self._woken is not None
         with suppress(RuntimeError):  # the loop has ended by itself
             self._loop.call_soon_threadsafe(self._woken.set)
-        self._thread.join(timeout=2 * LAST_TRIES)
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        try:
+            asyncio.run(self._serve())
+        except Exception:  # the next wake begins anew
+            log.exception("webhook.bug")
 
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        self._woken = woken
         self._began.set()
-        async with _Round(self._engine, self._make_sender(), self._manners, self._told, self._woken.set) as work:
+        async with _Round(self._engine, self._make_sender(), self._manners, self._told, woken.set) as work:
             while True:
-                await self._woken.wait()
-                self._woken.clear()
+                await woken.wait()
+                woken.clear()
                 if self._closing:
                     return
                 await work.take()
@@ -172,7 +182,8 @@ class _Round:
         del self._tasks[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             # What it did not write is done again when the claim runs out.
-            log.warning("webhook.interrupted", extra={"error": str(error)})
+            bug = None if isinstance(error, OrchestratorError) else error
+            log.warning("webhook.interrupted", extra={"error": str(error)}, exc_info=bug)
         if self._more:
             self._again()
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
+from sqlalchemy import event
 from standardwebhooks import Webhook as Signer
 
 from orchestrator.domain.errors import IdempotencyMismatch, NotFound
 from orchestrator.domain.ids import JobId
+from orchestrator.domain.webhook import Webhook
 from orchestrator.engine import queries, webhooks
 from orchestrator.engine.policy import RefusedByPolicy
 from orchestrator.testing import ListSender
 from tests.support.bench import Bench
-from tests.support.told import TWO, accept, deliver
+from tests.support.told import TWO, URL, accept, deliver
 
 
 def test_a_job_without_a_webhook_has_no_row_and_no_view(bench: Bench) -> None:
@@ -52,3 +54,27 @@ def test_what_is_no_address_is_refused_before_anything_is_written(bench: Bench, 
     with pytest.raises(RefusedByPolicy):
         accept(bench, url=address)
     assert bench.db.run(lambda s: s.value("SELECT count(*) FROM jobs"), readonly=True) == 0
+
+
+def statements(bench: Bench, webhook: Webhook | None) -> list[str]:
+    """What the database is asked from a job's submit to its end."""
+    said: list[str] = []
+
+    def hear(_: object, __: object, statement: str, *___: object) -> None:
+        said.append(statement)
+
+    event.listen(bench.db.engine, "before_cursor_execute", hear)
+    bench.submit(TWO, 1, webhook=webhook)
+    bench.drive()
+    event.remove(bench.db.engine, "before_cursor_execute", hear)
+    return said
+
+
+def test_a_job_without_a_webhook_asks_the_database_nothing_more(bench: Bench) -> None:
+    """One with a webhook costs a row at its submit, and a line of the settle that ends it."""
+    without, told = ([s for s in statements(bench, hook) if "webhooks" in s] for hook in (None, Webhook.read(URL)))
+    assert without == []
+    inserted, owed = told
+    assert inserted.startswith("INSERT INTO webhooks")
+    assert "UPDATE webhooks" in owed
+    assert ("w_jobs" in owed) == (bench.db.dialect.name == "postgresql")
