@@ -36,8 +36,9 @@ from orchestrator.store.webhooks import Claim
 log = logging.getLogger("orchestrator.webhooks")
 
 T = TypeVar("T")
-#: Beyond the time a try may take: what the database may need before the claim counts as lost.
-SLACK = 20.0
+#: Beyond the time a try may take: what the database may need before the claim counts as lost. With tries of 10 s, what
+#: a dead scheduler was sending goes out again after 15 s.
+SLACK = 5.0
 #: Seconds that tries under way are given when the process stops.
 LAST_TRIES = 3.0
 

@@ -25,6 +25,13 @@ CHECKS: Final[dict[str, tuple[str, str]]] = {
             " OR (s.state = 'retrying' AND s.not_before IS NOT NULL)))"
         ),
     ),
+    "I1b": (
+        "a webhook that is owed an event is stopped or has a time for its next try",
+        (
+            "SELECT w.job_id, '' AS path, 'owed ' || w.upto || ', delivered ' || w.position AS detail FROM webhooks w"
+            " WHERE w.state = 'active' AND w.position < w.upto AND w.due_at IS NULL"
+        ),
+    ),
     "I2": (
         "one committed result for each step and epoch",
         (

@@ -165,6 +165,28 @@ def test_two_schedulers_deliver_each_event_once(bench: Bench) -> None:
         assert hook(bench, job)["state"] == "done"
 
 
+def test_everything_is_told_while_it_happens(bench: Bench) -> None:
+    """Two couriers beside a worker, on the same rows at the same time."""
+    wanted = ["job.submitted", "step.succeeded", "job.succeeded"]
+    jobs = [accept(bench, url=f"https://h{n % 3}.example/", events=wanted).job.id for n in range(40)]
+    running = threading.Thread(target=bench.drive)
+    running.start()
+    sender = ListSender()
+
+    async def both() -> None:
+        couriers = [courier(bench.engine, sender, per_host=64) for _ in range(2)]
+        while running.is_alive():
+            await asyncio.gather(*(one.deliver() for one in couriers))
+        await couriers[0].deliver()
+
+    asyncio.run(both())
+    running.join()
+    told = seen(sender)
+    for job in jobs:
+        assert [number for name, number in told if name == job] == [1, 2, 3, 4]
+        assert hook(bench, job)["state"] == "done"
+
+
 def test_a_failure_is_tried_again_after_its_pause_and_stops_nobody_else(bench: Bench) -> None:
     job, other = accept(bench).job.id, accept(bench, url="https://other.example/").job.id
     bench.drive()
