@@ -197,10 +197,10 @@ class _Round:
             return []
 
         def work(session: Session) -> list[Claim]:
-            chosen: list[JobId] = []
+            chosen, taken = list[JobId](), Counter(busy)
             for job_id, host in webhooks.due(session, full, 4 * manners.at_once):
-                if busy[host] < manners.per_host and len(chosen) < room:
-                    busy[host] += 1
+                if taken[host] < manners.per_host and len(chosen) < room:
+                    taken[host] += 1
                     chosen.append(job_id)
             return webhooks.claim(session, chosen, manners.timeout + SLACK) if chosen else []
 
@@ -220,6 +220,7 @@ class _Round:
             self._tell(claim, event, verdict)
             if not isinstance(verdict, Delivered):
                 return
+        self._more = self._more or claim.events[-1].number < claim.upto
 
     async def _send(self, claim: Claim, event: Event) -> Verdict:
         try:

@@ -35,7 +35,7 @@ class HttpSender:
                 return await self._post(message, seconds)
         except (TimeoutError, httpx.TimeoutException):
             return Reply(None, f"it did not answer within {seconds:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: a host no DNS can have
             return Reply(None, f"{type(error).__name__}: {error}"[:300])
 
     async def _post(self, message: Message, seconds: float) -> Reply:
