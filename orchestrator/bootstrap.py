@@ -14,10 +14,14 @@ from orchestrator.canvas.dispatch import KombuDispatcher
 from orchestrator.clock import Clock
 from orchestrator.domain.errors import ConfigError
 from orchestrator.domain.ids import Incarnation, StepRef
+from orchestrator.domain.webhook import Patience
 from orchestrator.engine.context import Caps, Engine
+from orchestrator.engine.deliver import Courier, Manners
 from orchestrator.engine.feed import Feed
+from orchestrator.engine.policy import Policy
 from orchestrator.engine.reconcile import Reconciler, Rhythm
 from orchestrator.engine.reroute import reroute
+from orchestrator.ports import Sender
 from orchestrator.settings import Settings
 from orchestrator.store import life, migrations
 from orchestrator.store.database import Database
@@ -107,7 +111,10 @@ def close_engine(engine: Engine) -> None:
     engine.db.close()
 
 
-def build_reconciler(settings: Settings, engine: Engine, meters: Meters | None = None) -> Reconciler:
+def build_reconciler(
+    settings: Settings, engine: Engine, meters: Meters | None = None, *, trusted: bool = False
+) -> Reconciler:
+    """``trusted``: this is somebody's own machine (``run``, ``dev``): webhooks may go anywhere."""
     rhythm = Rhythm(tick=settings.tick_seconds, marker=settings.marker_seconds)
     counted: dict[str, Any] = {}
     if meters is not None:
@@ -116,7 +123,26 @@ def build_reconciler(settings: Settings, engine: Engine, meters: Meters | None =
             "on_broker": meters.broker,
             "expired": meters.lease_expired,
         }
-    return Reconciler(engine, rhythm, lambda who: life.is_dead(engine.db, who), **counted)
+    courier = build_courier(settings, engine, meters, trusted=trusted)
+    return Reconciler(engine, rhythm, lambda who: life.is_dead(engine.db, who), courier=courier, **counted)
+
+
+def build_courier(settings: Settings, engine: Engine, meters: Meters | None, *, trusted: bool) -> Courier:
+    """Connects to nothing before something is due."""
+
+    def sender() -> Sender:
+        from orchestrator.telemetry.webhooks import HttpSender
+
+        return HttpSender(engine.clock, settings.webhook_concurrency)
+
+    manners = Manners(
+        settings.webhook_timeout,
+        settings.webhook_concurrency,
+        settings.webhook_host_concurrency,
+        Policy(egress=None if trusted else settings.egress),
+        Patience(settings.webhook_retry_first, settings.webhook_retry_longest, settings.webhook_give_up),
+    )
+    return Courier(engine, sender, manners, meters.webhook_tried if meters is not None else lambda _outcome: None)
 
 
 def run_scheduler(settings: Settings, stop: threading.Event, meters: Meters | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What the engine asks of the outside: the broker, and the agents.
+"""What the engine asks of the outside: the broker, the agents, and those who want to be told.
 
 Each has an in-memory twin in ``testing.py``.
 """
@@ -46,6 +46,34 @@ class Undoing:
     step: StepPath
     key: str
     outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One webhook message, signed and ready to be sent. ``url`` and ``headers`` hold what must not be logged."""
+
+    url: str = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a receiver said. ``status`` None: nothing, for the reason ``why``. ``retry_after`` in seconds."""
+
+    status: int | None
+    why: str = ""
+    retry_after: float | None = None
+
+
+class Sender(Protocol):
+    """Posts webhook messages; belongs to one event loop."""
+
+    async def send(self, message: Message, seconds: float) -> Reply:
+        """One try, over in ``seconds``, whatever the receiver does. Never raises for what went wrong outside."""
+
+    async def close(self) -> None:
+        """Lets go of its connections."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     agent_packages: Names = ()
     """Python packages a ``python`` agent's target may come from; none by default."""
     egress: Prefixes = ()
-    """URL prefixes ``http`` and ``chat`` agents may call, as ``https://api.example.com/``; none by default."""
+    """URL prefixes agents and webhooks may call, as ``https://api.example.com/``; none by default."""
     chat_base_url: str | None = None
     """The endpoint of ``chat`` agents that name none, as ``https://api.example.com/v1``."""
     chat_model: str | None = None
@@ -168,6 +168,21 @@ class Settings(BaseSettings):
     """Largest output of one step, as JSON; above it the step is ``invalid_output``."""
     tenant_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Shares of the queues by tenant, as ``{"acme": 2}``; a tenant without an entry weighs 1."""
+
+    # Webhooks
+
+    webhook_timeout: PositiveFloat = 10.0
+    """Seconds one delivery may take, from connecting to the answer's status."""
+    webhook_retry_first: PositiveFloat = 5.0
+    """Seconds to the second try; each further pause is twice as long, with jitter."""
+    webhook_retry_longest: PositiveFloat = 4 * _HOUR
+    """Seconds between two tries at most, also when the receiver asks for more."""
+    webhook_give_up: PositiveFloat = 24 * _HOUR
+    """Seconds a receiver may fail in a row before its webhook is stopped."""
+    webhook_concurrency: PositiveInt = 64
+    """Deliveries of one scheduler at once."""
+    webhook_host_concurrency: PositiveInt = 8
+    """The same to one host, so that a slow one does not hold up the others."""
 
     # What is kept
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.domain.ids import QueueName, StepRef
+from orchestrator.ports import Message, Reply
 
 
 @dataclass(slots=True)
@@ -27,6 +28,21 @@ class ListDispatcher:
         return self.epoch
 
     def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@dataclass(slots=True)
+class ListSender:
+    """A receiver of webhooks that is a list; ``answers`` says what it answers to whom, 204 if nothing is said."""
+
+    sent: list[Message] = field(default_factory=list)
+    answers: Callable[[Message], Reply] = lambda _: Reply(204)
+
+    async def send(self, message: Message, seconds: float) -> Reply:  # noqa: ARG002 - the port's words
+        self.sent.append(message)
+        return self.answers(message)
+
+    async def close(self) -> None:
         """Nothing to let go of."""
 
 

@@ -51,7 +51,7 @@ class Embedded:
         attach_runtime(self._app, lambda: self.runtime)
         self._worker = WorkerThread(self._app)
         self._worker.start()
-        self._reconciler = bootstrap.build_reconciler(self.settings, self.engine, self.meters)
+        self._reconciler = bootstrap.build_reconciler(self.settings, self.engine, self.meters, trusted=True)
         self._reconciler.start()
         return self
 

@@ -26,7 +26,7 @@ from orchestrator.api.routes import (
     probes,
     workflows,
 )
-from orchestrator.api.schemas import Problem
+from orchestrator.api.schemas import Problem, WebhookMessage
 from orchestrator.api.threads import Threads
 from orchestrator.api.watch import Watch
 from orchestrator.engine.context import Engine
@@ -38,6 +38,10 @@ from orchestrator.telemetry.metrics import Meters
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "Refused"},
     "5XX": {"model": Problem, "description": "Failed"},
+}
+_TOLD: dict[int | str, dict[str, Any]] = {
+    204: {"description": "Taken; so with any 2xx"},
+    "4XX": {"description": "410: send no more. Else, as anything else and no answer in time: tried again for a day"},
 }
 _DESCRIPTION = "Durable multi-agent workflows. Errors are RFC 9457 problems with a stable `code`."
 
@@ -59,6 +63,7 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
         responses=_ERRORS,
     )
     app.state.house = house
+    app.webhooks.post("event", name="event", status_code=204, responses=_TOLD)(_told)
     for part in (
         jobs,
         events,
@@ -77,6 +82,10 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
     app.add_middleware(Observe, meters=house.meters, clock=engine.clock)
     app.openapi = lambda: openapi.describe(app, keys=not house.door.open)  # type: ignore[method-assign]
     return app
+
+
+async def _told(body: WebhookMessage) -> None:
+    """What a job's webhook is sent, with the headers webhook-id, webhook-timestamp and webhook-signature."""
 
 
 def _house(engine: Engine, settings: Settings, meters: Meters, *, dev: bool) -> House:

@@ -21,7 +21,12 @@ def describe(app: FastAPI, *, keys: bool) -> dict[str, Any]:
 
 def _described(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     schema = get_openapi(
-        title=app.title, version=app.version, openapi_version="3.1.0", description=app.description, routes=app.routes
+        title=app.title,
+        version=app.version,
+        openapi_version="3.1.0",
+        description=app.description,
+        routes=app.routes,
+        webhooks=app.webhooks.routes,
     )
     if keys:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

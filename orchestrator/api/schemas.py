@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from orchestrator.domain.event_schema import by_type
+from orchestrator.domain.events import EventType
 from orchestrator.domain.states import JobState, StepState
+from orchestrator.domain.webhook import MAX_URL
 from orchestrator.domain.workflow import Duration
 
 MAX_DEADLINE = 3650 * 86400.0
@@ -42,6 +45,16 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class WebhookRequest(Request):
+    """Who is told of the job's events, and of which: by default of its end."""
+
+    url: Annotated[str, Field(min_length=1, max_length=MAX_URL)]
+    events: Annotated[list[EventType], Field(min_length=1)] | None = None
+    secret: str | None = Field(
+        default=None, description="`whsec_` and 24 to 64 bytes in base64; left out, one is made and answered once."
+    )
+
+
 class JobRequest(Request):
     """One job: a registered ``workflow`` by name (or ``name@version``), or a ``definition`` of its own."""
 
@@ -51,6 +64,9 @@ class JobRequest(Request):
     priority: Annotated[int, Field(strict=True, ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     tags: Annotated[dict[TagName, TagValue], Field(max_length=50)] = Field(default_factory=dict)
     deadline: Deadline | None = Field(default=None, description="From now; by default the workflow's own.")
+    webhook: Annotated[str, Field(min_length=1, max_length=MAX_URL)] | WebhookRequest | None = Field(
+        default=None, description="A URL, or more about it."
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> JobRequest:
@@ -96,8 +112,26 @@ class FailureView(BaseModel):
     detail: dict[str, Any]
 
 
+class WebhookView(BaseModel):
+    """``delivered`` and ``owed`` are numbers of events. In the answer to a submit there is only a ``secret`` made here.
+
+    ``state``: done (the job has ended, nothing is owed), active, or stopped until it is resumed.
+    """
+
+    url: str | None = None
+    events: list[EventType] | None = None
+    state: Literal["active", "done", "stopped"] | None = None
+    delivered: int | None = None
+    owed: int | None = None
+    failures: int | None = None
+    error: str | None = None
+    next_at: float | None = None
+    delivered_at: float | None = None
+    secret: str | None = None
+
+
 class JobView(BaseModel):
-    """Times are seconds since the epoch. ``input`` and ``output`` only where one job is asked for."""
+    """Times are seconds since the epoch. ``input``, ``output`` and ``webhook`` only where one job is asked for."""
 
     id: str
     workflow: str
@@ -118,6 +152,7 @@ class JobView(BaseModel):
     failure: FailureView | None
     input: Any = None
     output: Any = None
+    webhook: WebhookView | None = None
 
 
 class JobPage(BaseModel):
@@ -173,7 +208,9 @@ class AttemptList(BaseModel):
 
 
 class EventView(BaseModel):
-    """``v`` is the version of this envelope, ``number`` gap-free in its job."""
+    """``v`` is the version of this form, ``number`` gap-free in its job. Pages, SSE and webhooks have the same."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(allOf=by_type()))
 
     v: int
     job: str
@@ -183,6 +220,15 @@ class EventView(BaseModel):
     path: str | None
     at: float
     data: dict[str, Any]
+
+
+class WebhookMessage(BaseModel):
+    """What is posted to a webhook, in the form of https://www.standardwebhooks.com. ``timestamp``: when it happened."""
+
+    type: str
+    version: Literal[1]
+    timestamp: str
+    data: EventView
 
 
 class EventPage(BaseModel):

@@ -30,6 +30,7 @@ class Desk(Protocol):
         priority: int,
         tags: Mapping[str, str],
         deadline: float | None,
+        webhook: Row | None = None,
     ) -> Row:
         """The job; again with the same key and body, the same job. ``deadline`` in seconds."""
 
@@ -44,6 +45,8 @@ class Desk(Protocol):
         """A page of the events after number ``after``, and whether the job has ended and nothing follows."""
 
     def cancel(self, job_id: str) -> Row: ...
+
+    def resume_webhook(self, job_id: str) -> Row: ...
 
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None

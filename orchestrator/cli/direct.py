@@ -14,6 +14,7 @@ from orchestrator.domain.errors import NotFound, SchemaOutdated
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.states import JobState
+from orchestrator.domain.webhook import Webhook
 from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import (
     audit,
@@ -26,6 +27,7 @@ from orchestrator.engine import (
     replays,
     submit,
     undoing,
+    webhooks,
 )
 from orchestrator.engine.context import Engine
 from orchestrator.settings import Settings
@@ -85,9 +87,11 @@ class DirectDesk:
         priority: int,
         tags: Mapping[str, str],
         deadline: float | None,
+        webhook: Row | None = None,
     ) -> Row:
-        wanted = submit.Submission(workflow, input, TENANT, key, priority, dict(tags), deadline)
-        return queries.job_view(submit.submit(self._engine, wanted).job)
+        hook = Webhook.read(webhook) if webhook is not None else None
+        wanted = submit.Submission(workflow, input, TENANT, key, priority, dict(tags), deadline, hook)
+        return queries.accepted_view(submit.submit(self._engine, wanted))
 
     def job(self, job_id: str) -> Row:
         return queries.show_job(self._engine, JobId(job_id))
@@ -108,6 +112,10 @@ class DirectDesk:
 
     def cancel(self, job_id: str) -> Row:
         return queries.job_view(cancel.cancel(self._engine, JobId(job_id), by=who()))
+
+    def resume_webhook(self, job_id: str) -> Row:
+        webhooks.resume(self._engine, JobId(job_id), by=who())
+        return self.job(job_id)
 
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None

@@ -28,7 +28,7 @@ ENDED = frozenset(state.value for state in JOB_TERMINAL)
 _LIST = ["id", "workflow", "state", "created_at", "finished_at", "steps", "cost_usd"]
 _JOB = (
     "id workflow version state run tenant priority tags created_at started_at finished_at deadline_at steps cost_usd"
-    " input_tokens output_tokens failure output"
+    " input_tokens output_tokens webhook failure output"
 ).split()
 _STEP = ["path", "state", "agent", "attempt", "width", "started_at", "finished_at", "failure"]
 
@@ -45,6 +45,10 @@ def submit(
     deadline: Annotated[
         str | None, typer.Option(metavar="DURATION", help="As 30s, 10m or 48h; the workflow's own.")
     ] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Is told of the job's end.")] = None,
+    webhook_event: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="Of these events instead, as step.failed; repeat for more.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit 1 unless it succeeded.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait at most; 0 is without end.")] = 0,
     as_json: Json = False,
@@ -57,7 +61,17 @@ def submit(
     chosen = workflow_or_file(workflow, settings.max_body_bytes)
     tags, seconds = read_tags(tag), read_deadline(deadline)
     with open_desk(settings) as desk:
-        job = desk.submit(chosen, value, key=key, priority=priority, tags=tags, deadline=seconds)
+        job = desk.submit(
+            chosen,
+            value,
+            key=key,
+            priority=priority,
+            tags=tags,
+            deadline=seconds,
+            webhook=read_webhook(webhook, webhook_event),
+        )
+        if secret := (job.get("webhook") or {}).get("secret"):
+            say(f"The webhook's secret, which is not shown again: {secret}")
         if not wait:
             put(job, as_json, lambda row: str(row["id"]))
             return
@@ -111,6 +125,12 @@ def read_tags(pairs: list[str] | None) -> dict[str, str]:
             raise UsageError(f"--tag {pair!r} is not KEY=VALUE.")
         tags[key] = value
     return tags
+
+
+def read_webhook(url: str | None, events: list[str] | None) -> Row | None:
+    if url is None and events:
+        raise UsageError("--webhook-event says what a webhook is told.", mend="Name it: --webhook URL.")
+    return None if url is None else {"url": url, **({"events": events} if events else {})}
 
 
 def read_deadline(text: str | None) -> float | None:
@@ -196,6 +216,13 @@ def cancel(job: JobId, as_json: Json = False) -> None:
     """Ask a job to stop; again is no error."""
     with open_desk() as desk:
         put(desk.cancel(job), as_json, lambda row: f"{row['id']} {row['state']}")
+
+
+@jobs.command("resume-webhook")
+def resume_webhook(job: JobId, as_json: Json = False) -> None:
+    """Send again what a job's webhook is owed. For one that was stopped or fails."""
+    with open_desk() as desk:
+        put(desk.resume_webhook(job), as_json, lambda row: f"{row['id']} webhook {row['webhook']['state']}")
 
 
 def first(rows: Iterator[Row], limit: int) -> list[Row]:

@@ -59,6 +59,7 @@ class RemoteDesk:
         priority: int,
         tags: Mapping[str, str],
         deadline: float | None,
+        webhook: Row | None = None,
     ) -> Row:
         return bare(
             self._client.submit(
@@ -68,6 +69,7 @@ class RemoteDesk:
                 priority=priority,
                 tags=tags,
                 deadline=deadline,
+                webhook=webhook,
             )
         )
 
@@ -86,6 +88,9 @@ class RemoteDesk:
 
     def cancel(self, job_id: str) -> Row:
         return bare(self._client.cancel(job_id))
+
+    def resume_webhook(self, job_id: str) -> Row:
+        return self._client.ask("POST", f"/v1/jobs/{job_id}/webhook/resume", {})
 
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None
@@ -177,5 +182,6 @@ def whole(job: Job) -> Row:
 
 
 def bare(job: Job) -> Row:
-    """Without input and output, which only ``job`` asks for."""
-    return {name: value for name, value in whole(job).items() if name not in {"input", "output"}}
+    """Without input and output, which only ``job`` asks for, and without a webhook where none is spoken of."""
+    left_out = {"input", "output"} if job.webhook is not None else {"input", "output", "webhook"}
+    return {name: value for name, value in whole(job).items() if name not in left_out}

@@ -11,6 +11,7 @@ import typer
 from orchestrator.cli.inputs import read_file
 from orchestrator.cli.printing import Json, json_text, put, table
 from orchestrator.cli.which_desk import open_desk
+from orchestrator.domain.errors import UsageError
 
 workflows = typer.Typer(no_args_is_help=True, help="Register and list workflows.")
 
@@ -88,8 +89,14 @@ def compile_(
             assert_never(target)
 
 
-def schema() -> None:
-    """Print the JSON Schema of workflow files. For editors, which complete and check with it."""
+def schema(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="workflow, events or webhook.")] = "workflow",
+) -> None:
+    """Print the JSON Schema of workflow files. Or of events (pages, SSE), or of webhook messages."""
+    from orchestrator.domain.event_schema import event_schema, message_schema
     from orchestrator.domain.parse import workflow_json_schema
 
-    print(json_text(workflow_json_schema()))
+    known = {"workflow": workflow_json_schema, "events": event_schema, "webhook": message_schema}
+    if what not in known:
+        raise UsageError(f"there is no schema of {what!r}.", mend=f"One of: {', '.join(known)}.")
+    print(json_text(known[what]()))

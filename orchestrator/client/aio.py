@@ -62,6 +62,7 @@ class AsyncClient:
         priority: int = 0,
         tags: Mapping[str, str] | None = None,
         deadline: float | None = None,
+        webhook: str | Mapping[str, Any] | None = None,
         wait: float = 0.0,
         connection: Any = None,
     ) -> Job:
@@ -69,7 +70,7 @@ class AsyncClient:
 
         As ``Client.submit``; ``connection``: SQLAlchemy's ``AsyncConnection`` or ``AsyncSession`` over psycopg.
         """
-        job = NewJob(workflow, input, key, priority, tags or {}, deadline)
+        job = NewJob(workflow, input, key, priority, tags or {}, deadline, webhook)
         if connection is not None:
             return await self._enlist(connection, job)
         done = await self._send(calls.submit(job, tenant=self._tenant, wait=wait))
@@ -141,6 +142,10 @@ class AsyncClient:
     async def cancel(self, job_id: str) -> Job:
         """Asks it to stop; again is no error. Raises ``Conflict`` if it ended in another way."""
         return await self._send(calls.cancel(job_id, tenant=self._tenant))
+
+    async def resume_webhook(self, job_id: str) -> Job:
+        """Sends again what its webhook is owed, stopped or failing. Raises ``NotFound`` if it has none."""
+        return await self._send(calls.resume_webhook(job_id, tenant=self._tenant))
 
     async def events(self, job_id: str, *, after: int = 0) -> AsyncIterator[Event]:
         """The history after event ``after``, as it is made, until the job has ended: gap-free, each event once.

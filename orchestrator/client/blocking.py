@@ -66,17 +66,20 @@ class Client:
         priority: int = 0,
         tags: Mapping[str, str] | None = None,
         deadline: float | None = None,
+        webhook: str | Mapping[str, Any] | None = None,
         wait: float = 0.0,
         connection: Any = None,
     ) -> Job:
         """Hands over one job: ``workflow`` is ``name``, ``name@version`` or a definition; ``deadline`` in seconds.
 
         ``key``: the same key and body is the same job. ``wait``: up to so many seconds for its end.
+        ``webhook``: a URL that is told of its end, or ``{"url", "events"?, "secret"?}``; ``job.webhook["secret"]`` is
+        the one the server made.
         ``connection``: a SQLAlchemy ``Connection`` or ``Session``, or a psycopg or sqlite3 connection, to the
         orchestrator's database: the job is written in its open transaction and exists exactly if that commits. Then
         ``workflow`` is a registered name, ``wait`` has no meaning, and work begins at most about 1 s after the commit.
         """
-        job = NewJob(workflow, input, key, priority, tags or {}, deadline)
+        job = NewJob(workflow, input, key, priority, tags or {}, deadline, webhook)
         if connection is not None:
             return self._enlister.submit(connection, job, self._tenant or "default")
         done = self._send(calls.submit(job, tenant=self._tenant, wait=wait))
@@ -138,6 +141,10 @@ class Client:
     def cancel(self, job_id: str) -> Job:
         """Asks it to stop; again is no error. Raises ``Conflict`` if it ended in another way."""
         return self._send(calls.cancel(job_id, tenant=self._tenant))
+
+    def resume_webhook(self, job_id: str) -> Job:
+        """Sends again what its webhook is owed, stopped or failing. Raises ``NotFound`` if it has none."""
+        return self._send(calls.resume_webhook(job_id, tenant=self._tenant))
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """The history after event ``after``, as it is made, until the job has ended: gap-free, each event once.

@@ -77,6 +77,8 @@ def job_body(job: NewJob) -> View:
         body["definition"] = dict(job.workflow)
     if job.deadline is not None:
         body["deadline"] = f"{job.deadline:f}s"
+    if job.webhook is not None:
+        body["webhook"] = job.webhook if isinstance(job.webhook, str) else dict(job.webhook)
     return body
 
 
@@ -105,6 +107,10 @@ def attempts(job_id: str, *, tenant: str | None) -> Call[list[View]]:
 
 def cancel(job_id: str, *, tenant: str | None) -> Call[Job]:
     return Call("POST", f"/v1/jobs/{_part(job_id)}/cancel", Job.read, {"tenant": tenant})
+
+
+def resume_webhook(job_id: str, *, tenant: str | None) -> Call[Job]:
+    return Call("POST", f"/v1/jobs/{_part(job_id)}/webhook/resume", Job.read, {"tenant": tenant})
 
 
 def dead_letters(params: Mapping[str, Any]) -> Call[Page[View]]:

@@ -27,8 +27,9 @@ class Enlister:
         when this is no orchestrator database of this version, ``ConfigError`` for a connection that commits by itself.
         """
         # Loaded here: a client over HTTP needs neither SQL nor the engine.
+        from orchestrator.domain.webhook import Webhook
         from orchestrator.engine.context import Engine, Plans
-        from orchestrator.engine.queries import job_view
+        from orchestrator.engine.queries import accepted_view
         from orchestrator.engine.submit import Submission, accept
         from orchestrator.store.bound import bind
 
@@ -41,6 +42,9 @@ class Enlister:
             self._plans = Plans()
         db = bind(connection)
         engine = Engine(db, self._clock, db.writer(), sizes=db.sizes, plans=self._plans)
-        submission = Submission(job.workflow, job.input, tenant, job.key, job.priority, dict(job.tags), job.deadline)
+        webhook = Webhook.read(job.webhook) if job.webhook is not None else None
+        submission = Submission(
+            job.workflow, job.input, tenant, job.key, job.priority, dict(job.tags), job.deadline, webhook
+        )
         accepted = db.run(lambda session: accept(engine, session, submission, []))
-        return Job.read(job_view(accepted.job))
+        return Job.read(accepted_view(accepted))

@@ -12,7 +12,10 @@ from orchestrator.domain.states import JOB_TERMINAL, JobState
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """One job of a batch. ``workflow`` is ``name``, ``name@version`` or a definition; ``deadline`` in seconds."""
+    """One job of a batch. ``workflow`` is ``name``, ``name@version`` or a definition; ``deadline`` in seconds.
+
+    ``webhook``: a URL that is told of the job's end, or ``{"url", "events"?, "secret"?}``.
+    """
 
     workflow: str | Mapping[str, Any]
     input: Any = None
@@ -20,13 +23,15 @@ class NewJob:
     priority: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
+    webhook: str | Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as it was when asked. Times are seconds since the epoch.
 
-    ``input`` and ``output`` are there where one job was asked for, and None in lists.
+    ``input`` and ``output`` are there where one job was asked for, and None in lists; so is ``webhook``, if it has one.
+    The answer to a submit holds ``webhook["secret"]`` if the server made it: only there, and only the first time.
     """
 
     id: str
@@ -48,6 +53,7 @@ class Job:
     failure: Failure | None
     input: Any = None
     output: Any = None
+    webhook: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def ended(self) -> bool:

@@ -37,7 +37,7 @@ class EventType(StrEnum):
     DEAD_LETTER_CREATED = "dead_letter.created"
 
 
-#: Version of the envelope in which events leave the house (SSE, pages).
+#: Version of the form in which events leave the house (SSE, pages, webhooks); ``event_schema.py`` describes it.
 ENVELOPE_VERSION = 1
 
 

@@ -273,3 +273,5 @@ class JobRow:
     #: How many of its steps ask a person, and since when at least one does: meanwhile its deadline does not run.
     waits: int = 0
     waiting_since: float | None = None
+    #: The types of events its webhook is told, with blanks between; None: it has none.
+    webhook: str | None = None

@@ -76,7 +76,8 @@ class Repaying(Moves):
         if row.epoch > 1:
             self.job.state = JobState.CANCELLED if cancelled else JobState.FAILED
             self.job.finished_at = self.now
-            self._event(EventType.JOB_CANCELLED if cancelled else EventType.JOB_FAILED, None, {"undoing": row.path})
+            again = {} if self.job.failure is None else {"failure": self.job.failure.as_dict()}
+            self._event(EventType.JOB_CANCELLED if cancelled else EventType.JOB_FAILED, None, again)
         elif cancelled:
             self._end_job(JobState.CANCELLED, EventType.JOB_CANCELLED)
         else:

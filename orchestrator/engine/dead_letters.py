@@ -14,7 +14,7 @@ from orchestrator.domain.saga import is_undoing
 from orchestrator.domain.states import STEP_DONE, JobState, StepState
 from orchestrator.engine import audit, undoing
 from orchestrator.engine.context import Engine
-from orchestrator.store import changes, desk, history, jobs, steps
+from orchestrator.store import changes, desk, history, jobs, steps, webhooks
 from orchestrator.store.database import Session
 from orchestrator.store.history import CounterKey
 
@@ -118,10 +118,10 @@ def reopen(engine: Engine, session: Session, job: JobRow, path: StepPath = ROOT)
     _recount(plan, rows, reopened)
     ready = _let_go(plan, rows, reopened, now)
     crashpoint("epoch.change")
-    moved = steps.moved([rows[path] for path in reopened], before)
-    if not changes.write(session, changes.Changes(moved=moved)):
-        raise Conflict(f"job {job.id} moved while it was being replayed.", mend="Try again.")
     event = Event(job.id, job.events, EventType.JOB_REOPENED, None, {"steps": len(reopened)}, job.run, now)
+    moved = steps.moved([rows[path] for path in reopened], before)
+    if not changes.write(session, changes.Changes(moved=moved, webhooks=webhooks.owed(job, [event]))):
+        raise Conflict(f"job {job.id} moved while it was being replayed.", mend="Try again.")
     history.append_events(session, [event])
     jobs.write(session, [job])
     counts: Counter[CounterKey] = Counter({("dead_letters_replayed_total", (("workflow", job.workflow),)): 1})

@@ -72,8 +72,18 @@ def _refused_targets(named: dict[str, str | None], policy: Policy) -> Iterator[P
 def _refused_urls(called: dict[str, str | None], policy: Policy) -> Iterator[Problem]:
     for place, url in called.items():
         if url is not None and not _url_allowed(policy.egress, url):
-            shown = url.partition("?")[0].rpartition("@")[2]
-            yield Problem(f"{shown!r} is not an address that ORCHESTRATOR_EGRESS allows; add it there", place)
+            yield _refused_url(url, place)
+
+
+def enforce_address(url: str, policy: Policy, place: str) -> None:
+    """Raises ``RefusedByPolicy`` unless ``url`` may be called from here."""
+    if not _url_allowed(policy.egress, url):
+        raise RefusedByPolicy([_refused_url(url, place)])
+
+
+def _refused_url(url: str, place: str) -> Problem:
+    shown = url.partition("?")[0].rpartition("@")[2]
+    return Problem(f"{shown!r} is not an address that ORCHESTRATOR_EGRESS allows; add it there", place)
 
 
 def _package_allows(packages: Sequence[str] | None, target: str) -> bool:

@@ -12,7 +12,9 @@ from orchestrator.domain.json_values import loads
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import JobRow, Plan, StepRow
 from orchestrator.domain.states import JobState
+from orchestrator.engine import webhooks
 from orchestrator.engine.context import Engine
+from orchestrator.engine.submit import Accepted
 from orchestrator.store import feed, history, jobs, payloads, steps
 from orchestrator.store.database import Session
 
@@ -42,6 +44,17 @@ def job_view(job: JobRow, texts: dict[str, str] | None = None, *, values: bool =
         view["input"] = _value(job.input, texts or {})
         view["output"] = _value(job.output, texts or {})
     return view
+
+
+def accepted_view(accepted: Accepted) -> dict[str, Any]:
+    """The answer to a submit: the only one that holds the webhook's secret, and only if it was made here."""
+    return with_secret(job_view(accepted.job), accepted)
+
+
+def with_secret(view: dict[str, Any], accepted: Accepted) -> dict[str, Any]:
+    if accepted.secret is None:
+        return view
+    return {**view, "webhook": {**view.get("webhook", {}), "secret": accepted.secret}}
 
 
 def provenance(plan: Plan) -> dict[str, list[str]]:
@@ -110,6 +123,8 @@ def show_job(engine: Engine, job_id: JobId, tenant: str | None = None) -> dict[s
     def work(session: Session) -> dict[str, Any]:
         job = _job(session, job_id, tenant)
         view = job_view(job, payloads.read(session, [job.input, job.output]), values=True)
+        if job.webhook is not None:
+            view["webhook"] = webhooks.view(session, job)
         return {**view, "provenance": provenance(engine.plans.get(session, job.version))}
 
     return engine.db.run(work, readonly=True)

@@ -17,6 +17,7 @@ from orchestrator.domain.errors import OrchestratorError, Unavailable
 from orchestrator.domain.ids import Incarnation, QueueName
 from orchestrator.engine import cancel, release, replays
 from orchestrator.engine.context import Engine
+from orchestrator.engine.deliver import Courier
 from orchestrator.store import breakers, jobs, workers
 from orchestrator.store import feed as sql
 from orchestrator.store.database import Session
@@ -38,7 +39,8 @@ _PULSE = (
     " EXISTS(SELECT 1 FROM workers WHERE heartbeat_at <= {now} - :silent) AS silent,"
     " EXISTS(SELECT 1 FROM jobs WHERE state IN ('queued','running','waiting') AND waits = 0 AND deadline_at <= {now})"
     " AS overdue,"
-    " EXISTS(SELECT 1 FROM operations WHERE state = 'running') AS operations"
+    " EXISTS(SELECT 1 FROM operations WHERE state = 'running') AS operations,"
+    " EXISTS(SELECT 1 FROM webhooks WHERE due_at <= {now}) AS webhooks"
 )
 
 
@@ -80,7 +82,10 @@ class Watermarks:
 
 
 class Reconciler:
-    """``is_dead`` tries the proof of death that the database cannot give (a SQLite process's file lock)."""
+    """``is_dead`` tries the proof of death that the database cannot give (a SQLite process's file lock).
+
+    ``courier`` sends what webhooks are owed; it is closed with this. None: another process does.
+    """
 
     def __init__(
         self,
@@ -90,6 +95,7 @@ class Reconciler:
         on_broker: Callable[[bool], None] = lambda _: None,
         redispatched: Callable[[str, int], None] = lambda _reason, _count: None,
         expired: Callable[[int], None] = lambda _count: None,
+        courier: Courier | None = None,
     ) -> None:
         self._engine = engine
         self._rhythm = rhythm or Rhythm()
@@ -97,6 +103,7 @@ class Reconciler:
         self._on_broker = on_broker
         self._redispatched = redispatched
         self._expired = expired
+        self._courier = courier
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._marked: dict[QueueName, float] = {}
@@ -114,6 +121,8 @@ class Reconciler:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
+        if self._courier is not None:
+            self._courier.close()
         try:
             self._engine.db.run(lambda session: workers.drop_duties(session, self._engine.process))
         except OrchestratorError as error:
@@ -150,6 +159,8 @@ class Reconciler:
                 self.send_markers()
         if pulse["backlog"]:
             self._engine.feed.wake(self._engine.db.run(sql.queues_with_backlog, readonly=True))
+        if pulse["webhooks"] and self._courier is not None:
+            self._courier.wake()
         if pulse["operations"]:
             replays.advance(self._engine)
         self._tidy()

@@ -24,7 +24,7 @@ from orchestrator.engine import breakers
 from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.feed import step_ref
 from orchestrator.engine.gather import Claimed, gather
-from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps, waits
+from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps, waits, webhooks
 from orchestrator.store.changes import Changes
 from orchestrator.store.database import Session
 from orchestrator.store.rows import job_values, step_values
@@ -305,6 +305,7 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
         rows.created += map(step_values, advance.created)
         rows.attempts += history.attempt_rows(advance.job.id, advance.attempts, now)
         rows.events += history.event_rows(advance.events)
+        rows.webhooks += webhooks.owed(advance.job, advance.events)
         counts.update(advance.counts)
     rows.counts = history.count_rows(engine.process, counts)
     if not changes.write(session, rows):

@@ -29,7 +29,9 @@ from orchestrator.domain.plan import JobRow, Plan, StepRow
 from orchestrator.domain.planner import first_rows
 from orchestrator.domain.schemas import compile_schema
 from orchestrator.domain.states import JobState, StepState
+from orchestrator.domain.webhook import Webhook
 from orchestrator.domain.workflow import Agent, Workflow
+from orchestrator.engine import webhooks
 from orchestrator.engine.context import Engine, parse_definition
 from orchestrator.store import history, jobs, payloads, steps, workflows
 from orchestrator.store.database import Session
@@ -50,6 +52,7 @@ class Submission:
     tags: dict[str, str] = field(default_factory=dict)
     #: Seconds from now; None: the workflow's own.
     deadline: float | None = None
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Accepted:
     job: JobRow
     #: False: an earlier submit with this key had made it.
     created: bool
+    #: The webhook's secret where it was made here; nobody is told it again.
+    secret: str | None = None
 
 
 def register(engine: Engine, workflow: Workflow, tenant: str = "default") -> str:
@@ -134,7 +139,8 @@ def accept(engine: Engine, session: Session, submission: Submission, ready: list
     """Writes one job in the caller's transaction; what became ready is appended to ``ready``."""
     version, plan, workflow = _resolve(engine, session, submission)
     text = _input_text(engine, workflow, submission.input)
-    body_hash = digest([version, text, submission.priority, submission.tags, submission.deadline])
+    body = [version, text, submission.priority, submission.tags, submission.deadline]
+    body_hash = digest(body if submission.webhook is None else [*body, submission.webhook.as_given()])
     if submission.key is not None:
         _check_key(submission.key)
         existing = jobs.by_key(session, submission.tenant, submission.key)
@@ -145,6 +151,7 @@ def accept(engine: Engine, session: Session, submission: Submission, ready: list
     job = JobRow(JobId(engine.clock.new_id()), submission.tenant, workflow.name, version, JobState.QUEUED, events=1)
     job.priority, job.tags = submission.priority, submission.tags
     job.idempotency_key, job.body_hash = submission.key, body_hash
+    job.webhook = webhooks.wanted(submission.webhook)
     job.input = engine.sizes.prepare(text)
     job.created_at = session.now()
     own = workflow.deadline if "deadline" in workflow.model_fields_set else engine.caps.deadline
@@ -165,7 +172,7 @@ def accept(engine: Engine, session: Session, submission: Submission, ready: list
     history.append_events(session, [Event(job.id, 1, EventType.JOB_SUBMITTED, None, data, 1, job.created_at)])
     history.add_counts(session, engine.process, Counter({("jobs_submitted_total", (("workflow", workflow.name),)): 1}))
     ready.extend(heads)
-    return Accepted(job, created=True)
+    return Accepted(job, True, webhooks.add(engine, session, job, submission.webhook))
 
 
 def _resolve(engine: Engine, session: Session, submission: Submission) -> tuple[str, Plan, Workflow]:

@@ -10,7 +10,7 @@ from orchestrator.domain.ids import JobId, StepPath, parent_of
 from orchestrator.domain.plan import UNDO, JobRow, StepRow
 from orchestrator.domain.states import JobState, StepState
 from orchestrator.engine.context import Engine
-from orchestrator.store import changes, compensations, desk, history, jobs, steps
+from orchestrator.store import changes, compensations, desk, history, jobs, steps, webhooks
 from orchestrator.store.database import Session
 
 
@@ -66,11 +66,12 @@ def reopen(engine: Engine, session: Session, job: JobRow, path: StepPath) -> lis
     stuck.first_started_at = stuck.dispatched_at = stuck.mark = None
     job.state, job.finished_at = JobState.COMPENSATING, None
     job.events += 1
-    if not changes.write(session, changes.Changes(moved=steps.moved(rows.values(), before))):
+    event = Event(job.id, job.events, EventType.JOB_COMPENSATING, path, {"again": True}, job.run, now)
+    moved = steps.moved(rows.values(), before)
+    if not changes.write(session, changes.Changes(moved=moved, webhooks=webhooks.owed(job, [event]))):
         raise Conflict(f"job {job.id} moved while its compensation was being replayed.", mend="Try again.")
     if stuck.parent is not None and stuck.undoes is not None:
         compensations.begin_again(session, job.id, stuck.undoes)
-    event = Event(job.id, job.events, EventType.JOB_COMPENSATING, path, {"again": True}, job.run, now)
     history.append_events(session, [event])
     jobs.write(session, [job])
     return [stuck]

@@ -46,6 +46,8 @@ class Changes:
     counts: list[Row] = field(default_factory=list)
     #: What breakers count.
     calls: list[Row] = field(default_factory=list)
+    #: Webhooks that are owed an event: ``job_id`` and its number.
+    webhooks: list[Row] = field(default_factory=list)
 
 
 def write(session: Session, changes: Changes) -> bool:
@@ -60,6 +62,7 @@ def write(session: Session, changes: Changes) -> bool:
     session.many(_update_job(), changes.jobs)
     insert(session, tables.rollups, changes.counts, _COUNT)
     insert(session, tables.breaker_calls, changes.calls, _CALLS)
+    session.many(f"UPDATE webhooks SET {_OWE.format(upto=':upto')} WHERE job_id = :job_id", changes.webhooks)
     return won
 
 
@@ -75,6 +78,8 @@ def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = 
         session.many(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) {conflict}", rows)
 
 
+#: One that is being sent to, or waits for its next try, keeps its time; one that was stopped stays so.
+_OWE = "upto = {upto}, due_at = CASE WHEN state = 'active' THEN coalesce(due_at, {{now}}) END"
 _COUNT = "ON CONFLICT (process, series, labels) DO UPDATE SET value = rollups.value + excluded.value"
 #: A span of time that comes round again begins at nothing.
 _CALLS = "ON CONFLICT (tenant, name, process, slot) DO UPDATE SET at = excluded.at, " + ", ".join(
@@ -92,6 +97,7 @@ def _write_postgres(session: Session, changes: Changes) -> bool:
         "jobs": changes.jobs,
         "counts": changes.counts,
         "calls": changes.calls,
+        "webhooks": changes.webhooks,
     }
     present = tuple(name for name, rows in parts.items() if rows)
     if not present:
@@ -110,6 +116,7 @@ def _statement(present: tuple[str, ...]) -> str:
         "jobs": _update_jobs_set(),
         "counts": _insert_set("rollups", "counts", _COUNT),
         "calls": _insert_set("breaker_calls", "calls", _CALLS),
+        "webhooks": _owe_set(),
     }
     count = "(SELECT count(*) FROM w_moved)" if "moved" in present else "0"
     inner = ", ".join(f"w_{name} AS ({clauses[name]} RETURNING 1)" for name in present)
@@ -161,6 +168,12 @@ def _update_steps_set() -> str:
 def _update_jobs_set() -> str:
     sets = ", ".join(f"{name} = v.{name}" for name in JOB_MUTABLE)
     return f"UPDATE jobs SET {sets} FROM {_recordset(tables.jobs, 'jobs', ('id', *JOB_MUTABLE))} WHERE jobs.id = v.id"
+
+
+@cache
+def _owe_set() -> str:
+    source = _recordset(tables.webhooks, "webhooks", ("job_id", "upto"))
+    return f"UPDATE webhooks SET {_OWE.format(upto='v.upto')} FROM {source} WHERE webhooks.job_id = v.job_id"
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from orchestrator.domain.events import Event, EventType
@@ -43,18 +43,31 @@ def events_after(session: Session, job_id: JobId, number: int, limit: int) -> li
         " ORDER BY number LIMIT :limit",
         {"job": job_id, "number": number, "limit": limit},
     )
-    return [
-        Event(
-            job_id,
-            row["number"],
-            EventType(row["type"]),
-            None if row["path"] is None else StepPath(row["path"]),
-            json.loads(row["data"]),
-            row["run"],
-            row["at"],
-        )
-        for row in rows
-    ]
+    return [_event(job_id, row) for row in rows]
+
+
+def events_between(
+    session: Session, job_id: JobId, after: int, upto: int, types: Collection[str], limit: int
+) -> list[Event]:
+    """The first events of these types with numbers above ``after``, up to and with ``upto``."""
+    rows = session.rows(
+        "SELECT number, run, type, path, at, data FROM events WHERE job_id = :job AND number > :after"
+        f" AND number <= :upto AND {session.dialect.any_of('type', 'types')} ORDER BY number LIMIT :limit",
+        {"job": job_id, "after": after, "upto": upto, "types": json.dumps(sorted(types)), "limit": limit},
+    )
+    return [_event(job_id, row) for row in rows]
+
+
+def _event(job_id: JobId, row: Mapping[str, Any]) -> Event:
+    return Event(
+        job_id,
+        row["number"],
+        EventType(row["type"]),
+        None if row["path"] is None else StepPath(row["path"]),
+        json.loads(row["data"]),
+        row["run"],
+        row["at"],
+    )
 
 
 def attempt_rows(job_id: JobId, records: Sequence[AttemptRecord], now: float) -> list[changes.Row]:

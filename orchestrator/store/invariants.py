@@ -39,6 +39,13 @@ CHECKS: Final[dict[str, tuple[str, str]]] = {
             " (SELECT count(*) FROM waits w WHERE w.job_id = j.id AND w.state = 'open')"
         ),
     ),
+    "I1c": (
+        "a webhook that is owed an event is stopped or has a time for its next try",
+        (
+            "SELECT w.job_id, '' AS path, 'owed ' || w.upto || ', delivered ' || w.position AS detail FROM webhooks w"
+            " WHERE w.state = 'active' AND w.position < w.upto AND w.due_at IS NULL"
+        ),
+    ),
     "I2": (
         "one committed result for each step and epoch",
         (

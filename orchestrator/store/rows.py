@@ -178,6 +178,7 @@ def job_row(r: Mapping[str, Any]) -> JobRow:
         origin=r["origin"],
         waits=r["waits"],
         waiting_since=r["waiting_since"],
+        webhook=r["webhook"],
     )
 
 
@@ -210,4 +211,5 @@ def job_values(job: JobRow) -> dict[str, Any]:
         "origin": job.origin,
         "waits": job.waits,
         "waiting_since": job.waiting_since,
+        "webhook": job.webhook,
     }

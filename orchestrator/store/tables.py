@@ -89,6 +89,8 @@ jobs = Table(
     #: Open waits for people, and since when there is at least one: meanwhile its deadline does not run.
     Column("waits", Integer, nullable=False, server_default=text("0")),
     Column("waiting_since", Double),
+    #: The types of events its webhook is told, with blanks between; null: it has none, and costs nothing.
+    Column("webhook", Text),
     _partial(
         "uq_jobs_tenant_idempotency_key",
         "tenant",
@@ -206,6 +208,28 @@ events = Table(
     Column("at", Double, nullable=False),
     Column("data", Text, nullable=False),
     PrimaryKeyConstraint("job_id", "number"),
+)
+
+#: Who is told of a job's events. The events are the outbox; ``position`` is the last one delivered.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    #: The newest event it is to be told; written by the settle that wrote the event.
+    Column("upto", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("failing_since", Double),
+    #: When it is sent to next; while it is being sent to, when that may be given up for lost. Null: nothing is owed.
+    Column("due_at", Double),
+    Column("error", Text),
+    Column("delivered_at", Double),
+    _partial("ix_webhooks_due", "due_at", where="due_at IS NOT NULL"),
 )
 
 payloads = Table(

@@ -42,6 +42,7 @@ class Meters:
         self._redispatched = self._counter("steps_redispatched", "Steps published again.", ["reason"])
         self._fenced = self._counter("fenced_writes", "Late results refused: another attempt owns the step.")
         self._quarantined = self._counter("quarantined_messages", "Messages that could not be read.")
+        self._webhooks = self._counter("webhook_deliveries", "Tries to deliver a webhook message.", ["outcome"])
 
     def _histogram(self, name: str, help: str, labels: list[str], buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", help, labels, buckets=buckets, registry=self.registry)
@@ -78,6 +79,10 @@ class Meters:
 
     def quarantined(self) -> None:
         self._quarantined.inc()
+
+    def webhook_tried(self, outcome: str) -> None:
+        """``delivered``, ``failed`` (it is tried again) or ``stopped``."""
+        self._webhooks.labels(outcome).inc()
 
     def broker(self, up: bool) -> None:
         self._broker.set(1.0 if up else 0.0)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from standardwebhooks import Webhook
 
 from tests.acceptance.conftest import Running, Shell, until
+from tests.support.receiver import receiving
 
 WORKFLOWS = {
     "hello.yaml": """
@@ -31,6 +33,7 @@ steps: [{id: a, agent: no}]
 name: frail
 agents: {frail: {kind: scripted, script: [{fail: {class: transient, message: "away"}}], breaker: {calls: 1}}}
 steps: [{id: a, agent: frail, retry: {attempts: 1}}]
+""",
     "asks.yaml": """
 name: asks
 agents: {no: {kind: scripted, script: [{fail: {class: permanent, message: "no such clause"}}]}}
@@ -113,6 +116,24 @@ def test_both_desks_print_the_same(shell: Shell, dev: Running) -> None:
         assert both(shell, dev, *words), words
     numbers = [json.loads(line)["number"] for line in both(shell, dev, "jobs", "events", job, "--json").splitlines()]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_webhook_is_told_of_the_end(desk: Shell) -> None:
+    """A16: the scheduler of ``dev`` calls a receiver on this machine."""
+    with receiving() as receiver:
+        words = ("submit", "hello", "--input", "who=you", "--webhook", receiver.url, "--webhook-event", "job.succeeded")
+        job = desk.run(*words)
+        assert job.returncode == 0, job.stderr
+        secret = job.stderr.strip().rpartition(" ")[2]
+        (got,) = receiver.wait(1)
+        message = Webhook(secret).verify(got.body, got.headers)
+    assert (message["type"], message["data"]["job"]) == ("job.succeeded", job.stdout.strip())
+    until(lambda: read(desk, "jobs", "show", job.stdout.strip())["webhook"]["state"] == "done", 20)
+    assert secret not in desk.run("jobs", "show", job.stdout.strip()).stdout
+    resumed = desk.run("jobs", "resume-webhook", job.stdout.strip())
+    assert resumed.stdout.strip() == f"{job.stdout.strip()} webhook done"
+    assert desk.run("submit", "hello", "--webhook-event", "job.failed").returncode == 2
+    assert desk.run("submit", "hello", "--webhook", "nowhere").returncode == 2
 
 
 def test_a_failed_job_and_its_dead_letter(desk: Shell) -> None:

@@ -61,6 +61,7 @@ HOT = {
         "SELECT path FROM steps WHERE state = 'retrying' AND not_before <= 5 ORDER BY not_before LIMIT 9",
         "ix_steps_timers",
     ),
+    "webhooks": ("SELECT job_id FROM webhooks WHERE due_at <= 5 ORDER BY due_at LIMIT 9", "ix_webhooks_due"),
     "events": ("SELECT * FROM events WHERE job_id = 'x' AND number > 5 ORDER BY number LIMIT 9", "pk_events"),
 }
 

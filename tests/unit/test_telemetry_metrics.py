@@ -29,6 +29,7 @@ def everything() -> Meters:
     meters.redispatched("lost", 5)
     meters.fenced()
     meters.quarantined()
+    meters.webhook_tried("failed")
     meters.broker(True)
     return meters
 
@@ -44,6 +45,7 @@ def test_every_method_moves_its_series() -> None:
     assert found["orchestrator_steps_redispatched_total[('reason', 'lost')]"] == 5
     assert found["orchestrator_fenced_writes_total[]"] == 1
     assert found["orchestrator_quarantined_messages_total[]"] == 1
+    assert found["orchestrator_webhook_deliveries_total[('outcome', 'failed')]"] == 1
     assert found["orchestrator_broker_connected[]"] == 1
     assert found["orchestrator_step_duration_seconds_sum[('agent', 'echo')]"] == 0.3
     assert found["orchestrator_job_duration_seconds_count[('workflow', 'review')]"] == 1

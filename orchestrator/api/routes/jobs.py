@@ -22,16 +22,19 @@ from orchestrator.api.schemas import (
     JobPage,
     JobRequest,
     JobView,
+    NoteRequest,
     StepPage,
+    WebhookRequest,
 )
 from orchestrator.domain.errors import DefinitionError, OrchestratorError
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.json_values import dumps
 from orchestrator.domain.parse import parse_workflow
 from orchestrator.domain.states import JOB_TERMINAL, JobState
+from orchestrator.domain.webhook import Webhook
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import cancel, queries, submit
-from orchestrator.engine.policy import enforce
+from orchestrator.engine import cancel, queries, submit, webhooks
+from orchestrator.engine.policy import enforce, enforce_address
 from orchestrator.engine.submit import Accepted, Submission
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
@@ -74,10 +77,10 @@ async def submit_job(
         if await house.watch.ended(accepted.job.id, seconds):
             try:
                 view = await house.threads.run(queries.show_job, house.engine, accepted.job.id, tenant)
-                return Json(view, 200, headers)
+                return Json(queries.with_secret(view, accepted), 200, headers)
             except OrchestratorError:  # the job is accepted, whatever the database says now
                 pass
-    return Json(queries.job_view(accepted.job), 202, headers)
+    return Json(queries.accepted_view(accepted), 202, headers)
 
 
 @router.post("/batch", status_code=202, response_model=BatchView)
@@ -90,13 +93,23 @@ async def submit_batch(request: Request, body: BatchRequest, who: Annotated[Who,
         return submit.submit_many(house.engine, [submission(house, job, tenant, job.key) for job in body.jobs])
 
     accepted = await house.threads.run(work)
-    return Json({"jobs": [queries.job_view(one.job) for one in accepted]}, 202)
+    return Json({"jobs": [queries.accepted_view(one) for one in accepted]}, 202)
 
 
 def submission(house: House, job: JobRequest, tenant: str, key: str | None) -> Submission:
     workflow = job.workflow if job.definition is None else definition(house, job.definition)
     assert workflow is not None
-    return Submission(workflow, job.input, tenant, key, job.priority, job.tags, job.deadline)
+    hook = webhook(house, job.webhook)
+    return Submission(workflow, job.input, tenant, key, job.priority, job.tags, job.deadline, hook)
+
+
+def webhook(house: House, given: str | WebhookRequest | None) -> Webhook | None:
+    """Raises ``InvalidInput``, and ``RefusedByPolicy`` for an address that may not be called from here."""
+    if given is None:
+        return None
+    found = Webhook.read(given if isinstance(given, str) else given.model_dump(mode="json"))
+    enforce_address(found.url, house.policy, "webhook.url")
+    return found
 
 
 def definition(house: House, value: dict[str, Any]) -> Workflow:
@@ -198,3 +211,14 @@ async def cancel_job(request: Request, job_id: str, who: Annotated[Who, allow("s
     house = house_of(request)
     job = await house.threads.run(cancel.cancel, house.engine, JobId(job_id), who.tenant, by=who.caller.name)
     return Json(queries.job_view(job), 202)
+
+
+@router.post("/{job_id}/webhook/resume", status_code=202, response_model=JobView)
+async def resume_webhook(
+    request: Request, job_id: str, who: Annotated[Who, allow("submit")], body: NoteRequest | None = None
+) -> Response:
+    """Sends again, at once, what a stopped or failing webhook is owed. Again is no error; a job without one is 404."""
+    house = house_of(request)
+    note = body.note if body else None
+    await house.threads.run(webhooks.resume, house.engine, JobId(job_id), who.tenant, by=who.caller.name, note=note)
+    return Json(await house.threads.run(queries.show_job, house.engine, JobId(job_id), who.tenant), 202)
