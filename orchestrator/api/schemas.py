@@ -73,6 +73,18 @@ class NoteRequest(Request):
     note: Note | None = None
 
 
+class ReplayChanges(Request):
+    """``input`` in place of what ``with`` says, another ``agent`` of the job's workflow, or the ``output`` itself."""
+
+    input: Any = None
+    agent: str | None = None
+    output: Any = None
+
+
+class ReplayRequest(NoteRequest):
+    changes: ReplayChanges | None = None
+
+
 class Problem(BaseModel):
     """RFC 9457. ``code`` is stable; docs/errors has a page for each."""
 
@@ -166,6 +178,7 @@ class AttemptView(BaseModel):
     input_tokens: int
     output_tokens: int
     cost_usd: float
+    changed: dict[str, Any] | None = Field(default=None, description="How its input differed from the attempt before.")
 
 
 class AttemptList(BaseModel):

@@ -52,8 +52,8 @@ class Desk(Protocol):
 
     def dead_letter(self, letter_id: str) -> Row: ...
 
-    def replay(self, letter_id: str, *, note: str | None) -> Row:
-        """The job, running again."""
+    def replay(self, letter_id: str, *, note: str | None, changes: Mapping[str, Any] | None = None) -> Row:
+        """The job, running again. ``changes`` to the failed step: input, agent or output."""
 
     def discard(self, letter_id: str, *, note: str | None) -> Row: ...
 

@@ -123,8 +123,8 @@ class DirectDesk:
     def dead_letter(self, letter_id: str) -> Row:
         return dead_letters.get(self._engine, letter_id)
 
-    def replay(self, letter_id: str, *, note: str | None) -> Row:
-        return queries.job_view(dead_letters.replay(self._engine, letter_id, by=who(), note=note))
+    def replay(self, letter_id: str, *, note: str | None, changes: Mapping[str, Any] | None = None) -> Row:
+        return queries.job_view(dead_letters.replay(self._engine, letter_id, by=who(), note=note, changes=changes))
 
     def discard(self, letter_id: str, *, note: str | None) -> Row:
         return dead_letters.discard(self._engine, letter_id, by=who(), note=note)

@@ -29,8 +29,7 @@ def read_input(pairs: Sequence[str] | None, document: str | None, *, limit: int)
     """The input. ``limit`` is the largest file, in bytes. Raises ``UsageError`` and its kin, naming the key."""
     value: Any = {}
     if document is not None:
-        text = _read(document[1:], "--input-json", limit) if document.startswith("@") else document
-        value = _json(text, "--input-json", limit)
+        value = read_json(document, "--input-json", limit=limit)
     if not pairs:
         return value
     if not isinstance(value, dict):
@@ -42,6 +41,11 @@ def read_input(pairs: Sequence[str] | None, document: str | None, *, limit: int)
         key, parsed = _pair(pair, limit)
         value[key] = parsed
     return value
+
+
+def read_json(text: str, what: str, *, limit: int) -> Any:
+    """A JSON value, or that of ``@file``; ``what`` names the option. Raises ``UsageError`` and its kin."""
+    return _json(_read(text[1:], what, limit) if text.startswith("@") else text, what, limit)
 
 
 def read_file(path: Path, what: str, limit: int) -> str:

@@ -97,8 +97,8 @@ class RemoteDesk:
     def dead_letter(self, letter_id: str) -> Row:
         return self._client.dead_letter(letter_id)
 
-    def replay(self, letter_id: str, *, note: str | None) -> Row:
-        return bare(self._client.replay(letter_id, note=note))
+    def replay(self, letter_id: str, *, note: str | None, changes: Mapping[str, Any] | None = None) -> Row:
+        return bare(self._client.replay(letter_id, note=note, changes=changes))
 
     def discard(self, letter_id: str, *, note: str | None) -> Row:
         return self._client.discard(letter_id, note=note)

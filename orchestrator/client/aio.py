@@ -204,9 +204,12 @@ class AsyncClient:
         """One with its attempts."""
         return await self._send(calls.dead_letter(letter_id, tenant=self._tenant))
 
-    async def replay(self, letter_id: str, *, note: str | None = None) -> Job:
-        """Continues the job from what failed. Raises ``Conflict`` if the letter is not open."""
-        return await self._send(calls.replay(letter_id, note, tenant=self._tenant))
+    async def replay(self, letter_id: str, *, note: str | None = None, changes: Mapping[str, Any] | None = None) -> Job:
+        """Continues the job from what failed. ``changes`` to the failed step: ``input``, ``agent`` or ``output``.
+
+        Raises ``Conflict`` if the letter is not open, ``InvalidInput`` for changes that do not fit.
+        """
+        return await self._send(calls.replay(letter_id, note, changes, tenant=self._tenant))
 
     async def discard(self, letter_id: str, *, note: str | None = None) -> View:
         """Closes the letter; the job stays failed."""

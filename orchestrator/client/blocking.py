@@ -198,9 +198,12 @@ class Client:
         """One with its attempts."""
         return self._send(calls.dead_letter(letter_id, tenant=self._tenant))
 
-    def replay(self, letter_id: str, *, note: str | None = None) -> Job:
-        """Continues the job from what failed. Raises ``Conflict`` if the letter is not open."""
-        return self._send(calls.replay(letter_id, note, tenant=self._tenant))
+    def replay(self, letter_id: str, *, note: str | None = None, changes: Mapping[str, Any] | None = None) -> Job:
+        """Continues the job from what failed. ``changes`` to the failed step: ``input``, ``agent`` or ``output``.
+
+        Raises ``Conflict`` if the letter is not open, ``InvalidInput`` for changes that do not fit.
+        """
+        return self._send(calls.replay(letter_id, note, changes, tenant=self._tenant))
 
     def discard(self, letter_id: str, *, note: str | None = None) -> View:
         """Closes the letter; the job stays failed."""

@@ -115,19 +115,21 @@ def dead_letter(letter_id: str, *, tenant: str | None) -> Call[View]:
     return Call("GET", f"/v1/dead-letters/{_part(letter_id)}", dict, {"tenant": tenant})
 
 
-def replay(letter_id: str, note: str | None, *, tenant: str | None) -> Call[Job]:
+def replay(
+    letter_id: str, note: str | None, changes: Mapping[str, Any] | None = None, *, tenant: str | None
+) -> Call[Job]:
     """Not repeated: the second time the letter is closed, and nobody could tell by whom."""
-    return _decide(letter_id, "replay", note, tenant, Job.read)
+    return _decide(letter_id, "replay", {"note": note, "changes": changes}, tenant, Job.read)
 
 
 def discard(letter_id: str, note: str | None, *, tenant: str | None) -> Call[View]:
-    return _decide(letter_id, "discard", note, tenant, dict)
+    return _decide(letter_id, "discard", {"note": note}, tenant, dict)
 
 
-def _decide(letter_id: str, verb: str, note: str | None, tenant: str | None, read: Callable[[Any], T]) -> Call[T]:
+def _decide(letter_id: str, verb: str, body: View, tenant: str | None, read: Callable[[Any], T]) -> Call[T]:
     path = f"/v1/dead-letters/{_part(letter_id)}/{verb}"
-    body = dumps({"note": note}).encode()
-    return Call("POST", path, read, {"tenant": tenant}, {"Content-Type": "application/json"}, body, repeatable=False)
+    headers = {"Content-Type": "application/json"}
+    return Call("POST", path, read, {"tenant": tenant}, headers, dumps(body).encode(), repeatable=False)
 
 
 def register(name: str, definition: Mapping[str, Any] | str) -> Call[str]:

@@ -191,6 +191,11 @@ class StepRow:
     failure: Failure | None = None
     #: The path of the step whose failure this is (a composite fails with its first failed branch's).
     failed_at: StepPath | None = None
+    # what a person decided in a replay
+    #: Its input, in place of what ``with`` says.
+    given: Stored | None = None
+    #: Its agent, in place of the plan's.
+    chosen: str | None = None
 
     @property
     def terminal(self) -> bool:

@@ -83,6 +83,7 @@ STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
     (StepState.FAILED, StepState.READY): "replay",
     (StepState.FAILED, StepState.PENDING): "replay",
     (StepState.FAILED, StepState.WAITING): "replay",
+    (StepState.FAILED, StepState.SUCCEEDED): "replay with a result given by hand",
     (StepState.CANCELLED, StepState.READY): "replay",
     (StepState.CANCELLED, StepState.PENDING): "replay",
     (StepState.CANCELLED, StepState.WAITING): "replay",

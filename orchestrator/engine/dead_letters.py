@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.errors import Conflict, NotFound
-from orchestrator.domain.events import Event, EventType
 from orchestrator.domain.ids import StepPath, child, parent_of
 from orchestrator.domain.plan import JobRow, Plan, StepRow
+from orchestrator.domain.reopening import Reopening
 from orchestrator.domain.states import STEP_DONE, JobState, StepState
-from orchestrator.engine import audit
+from orchestrator.engine import audit, edits
 from orchestrator.engine.context import Engine
-from orchestrator.store import changes, desk, history, jobs, steps
+from orchestrator.engine.edits import Edit
+from orchestrator.store import desk, history, jobs, payloads, steps
+from orchestrator.store.changes import Changes, write
 from orchestrator.store.database import Session
 from orchestrator.store.history import CounterKey
+from orchestrator.store.rows import job_values
 
 
 def get(engine: Engine, letter_id: str, tenant: str | None = None) -> dict[str, Any]:
@@ -63,10 +67,20 @@ def undiscard(
     return engine.db.run(work)
 
 
-def replay(engine: Engine, letter_id: str, *, by: str, note: str | None = None, tenant: str | None = None) -> JobRow:
+def replay(
+    engine: Engine,
+    letter_id: str,
+    *,
+    by: str,
+    note: str | None = None,
+    tenant: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> JobRow:
     """failed → running, with a new run number; what failed or was cancelled is done again, what finished is kept.
 
-    Raises ``NotFound``, ``Conflict`` (the letter is closed, or the job is not failed).
+    ``changes`` to the failed step: ``{"input": …}`` in place of its ``with``, ``{"agent": name}`` of the job's plan, or
+    ``{"output": …}``, which ends it. Raises ``NotFound``, ``Conflict`` (the letter is closed, or the job is not
+    failed), ``InvalidInput``, ``PayloadTooLarge`` (the changes; then nothing is written).
     """
     ready: list[StepRow] = []
 
@@ -77,10 +91,13 @@ def replay(engine: Engine, letter_id: str, *, by: str, note: str | None = None, 
         _still_open(_own(desk.letter(session, letter_id, lock=True), letter_id, tenant))
         if job.state is not JobState.FAILED:
             raise Conflict(f"job {job.id} is {job.state.value}; only a failed job is replayed.")
+        row = next(iter(steps.load(session, job.id, [StepPath(seen["path"])])), None)
+        edit = edits.examine(engine, session, job, row, changes or {}, by=by)
         crashpoint("dead_letter.replay")
         desk.close_letter(session, letter_id, "replayed", by, note)
-        audit.note(engine, session, "dead_letter.replayed", letter_id, tenant=job.tenant, by=by, why=note)
-        ready.extend(reopen(engine, session, job))
+        data = {"path": edit.path, "changes": edit.difference} if edit is not None else None
+        audit.note(engine, session, "dead_letter.replayed", letter_id, tenant=job.tenant, by=by, why=note, data=data)
+        ready.extend(reopen(engine, session, job, edit))
         return job
 
     job = engine.db.run(work)
@@ -88,31 +105,46 @@ def replay(engine: Engine, letter_id: str, *, by: str, note: str | None = None, 
     return job
 
 
-def reopen(engine: Engine, session: Session, job: JobRow) -> list[StepRow]:
+def reopen(engine: Engine, session: Session, job: JobRow, edit: Edit | None = None) -> list[StepRow]:
     """Reopens a failed job's unfinished steps, each in a new epoch; answers those that are ready."""
     plan = engine.plans.get(session, job.version)
-    rows = {row.path: row for row in steps.load_all(session, job.id)}
-    before = {path: (row.state, row.fence) for path, row in rows.items()}
-    now = session.now()
-    job.state, job.run, job.failure, job.finished_at = JobState.RUNNING, job.run + 1, None, None
-    if job.deadline_at is not None and job.created_at is not None:
-        job.deadline_at = now + (job.deadline_at - job.created_at)
-    job.events += 1
+    advance = Reopening(plan, job, steps.load_all(session, job.id), session.now(), engine.caps.steps)
+    rows = advance.rows
     reopened = _reopened(rows)
     for path in reopened:
-        _reset(plan, rows[path])
+        _reset(plan, rows[path], edit if edit is not None and edit.path == path else None)
     _recount(plan, rows, reopened)
-    ready = _let_go(plan, rows, reopened, now)
+    first = [edit.path] if edit is not None and edit.output is not None else []  # it is over at once: never held
+    ready = _let_go(plan, rows, [*first, *(path for path in reopened if path not in first)], advance.now)
+    data: dict[str, Any] = {"steps": len(reopened)}
+    if edit is not None:
+        data |= {"path": edit.path, "changes": edit.difference, "by": edit.by}
+    advance.reopen_job([rows[path] for path in reopened], data)
+    if edit is not None and edit.output is not None:
+        advance.give(rows[edit.path], edit.output, edit.by)
     crashpoint("epoch.change")
-    moved = steps.moved([rows[path] for path in reopened], before)
-    if not changes.write(session, changes.Changes(moved=moved)):
-        raise Conflict(f"job {job.id} moved while it was being replayed.", mend="Try again.")
-    event = Event(job.id, job.events, EventType.JOB_REOPENED, None, {"steps": len(reopened)}, job.run, now)
-    history.append_events(session, [event])
-    jobs.write(session, [job])
+    _write(engine, session, advance)
     counts: Counter[CounterKey] = Counter({("dead_letters_replayed_total", (("workflow", job.workflow),)): 1})
     history.add_counts(session, engine.process, counts)
-    return ready
+    return [row for row in (*ready, *advance.ready) if row.state is StepState.READY]
+
+
+def _write(engine: Engine, session: Session, advance: Reopening) -> None:
+    """All of it, or ``Conflict``."""
+    job, changed = advance.job, list(advance.changed.values())
+    payloads.write(session, (v for row in changed for v in (row.output, row.given)), engine.sizes.compress_bytes)
+    written = write(
+        session,
+        Changes(
+            moved=steps.moved(changed, advance.before),
+            attempts=history.attempt_rows(job.id, advance.attempts, advance.now),
+            events=history.event_rows(advance.events),
+            jobs=[job_values(job)],
+            counts=history.count_rows(engine.process, advance.counts),
+        ),
+    )
+    if not written:
+        raise Conflict(f"job {job.id} moved while it was being replayed.", mend="Try again.")
 
 
 def _reopened(rows: dict[StepPath, StepRow]) -> list[StepPath]:
@@ -127,15 +159,20 @@ def _reopened(rows: dict[StepPath, StepRow]) -> list[StepPath]:
     return out
 
 
-def _reset(plan: Plan, row: StepRow) -> None:
-    own = plan.nodes[row.ref].agent
-    if own is not None and row.fallback:
-        row.agent, row.queue, row.limited = own, plan.queue_of(row.ref), plan.agents[own].limits is not None
+def _reset(plan: Plan, row: StepRow, edit: Edit | None = None) -> None:
+    if edit is not None and edit.output is None:
+        row.given, row.chosen = edit.given or row.given, edit.agent or row.chosen
+    own = row.chosen or plan.nodes[row.ref].agent
+    other = own is not None and own != row.agent
+    if own is not None and other:
+        row.agent, row.queue = own, plan.queue_of(row.ref, own)
+        row.limited = plan.agents[own].limits is not None
     row.fallback, row.degraded = 0, False
     row.epoch += 1
     row.fence += 1
-    if row.failure is not None and row.failure.outcome_known:
-        row.generation += 1  # the last call's outcome is known: the next one acts anew
+    known = row.failure is not None and row.failure.outcome_known
+    if known or other or (edit is not None and edit.given is not None):
+        row.generation += 1  # the last call's outcome is known, or the next is another call: it acts anew
     row.tries = row.losses = row.losses_alone = row.redispatches = 0
     row.begun = row.held = False
     row.lease_owner = row.lease_until = row.not_before = row.dispatched_at = row.mark = row.finished_at = None

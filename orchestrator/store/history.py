@@ -77,6 +77,7 @@ def attempt_rows(job_id: JobId, records: Sequence[AttemptRecord], now: float) ->
             "input_tokens": record.usage.input_tokens,
             "output_tokens": record.usage.output_tokens,
             "cost_usd": record.usage.cost_usd,
+            "changed": json.dumps(record.changed, ensure_ascii=False) if record.changed else None,
         }
         for record in records
     ]
@@ -90,6 +91,7 @@ def attempts_of(session: Session, job_id: JobId, path: StepPath | None = None) -
     )
     for row in rows:
         row["failure"] = json.loads(row["failure"]) if row["failure"] else None
+        row["changed"] = json.loads(row["changed"]) if row["changed"] else None
     return rows
 
 

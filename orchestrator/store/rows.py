@@ -85,6 +85,8 @@ def step_row(r: Mapping[str, Any]) -> StepRow:
         output=stored(r["output"], r["output_ref"]),
         failure=failure_of(r["failure"]),
         failed_at=None if r["failed_at"] is None else StepPath(r["failed_at"]),
+        given=stored(r["given"], r["given_ref"]),
+        chosen=r["chosen"],
     )
 
 
@@ -136,6 +138,9 @@ def step_values(row: StepRow) -> dict[str, Any]:
         "output_ref": ref(row.output),
         "failure": failure_text(row.failure),
         "failed_at": row.failed_at,
+        "given": inline(row.given),
+        "given_ref": ref(row.given),
+        "chosen": row.chosen,
     }
 
 

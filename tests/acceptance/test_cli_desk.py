@@ -123,6 +123,21 @@ def test_a_failed_job_and_its_dead_letter(desk: Shell) -> None:
     assert desk.run("dead-letters", "show", "0" * 32).returncode == 3
 
 
+def test_a_letter_goes_back_with_changes(desk: Shell, directory: Path) -> None:
+    desk.run("submit", "broken", "--wait")
+    (letter,) = read(desk, "dead-letters", "list")
+    replay = ["dead-letters", "replay", letter["id"]]
+    wrong = desk.run(*replay, "--agent", "nobody")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("error[invalid_input]: changes.agent: the job's workflow has no agent 'nobody'.")
+    assert desk.run(*replay, "--input", "{").returncode == 2
+    assert desk.run("dead-letters", "replay", "--all", "--output", "1").returncode == 2
+    (directory / "answer.txt").write_text('{"by": "hand"}')
+    assert read(desk, *replay, "--output", f"@{directory / 'answer.txt'}")["state"] == "succeeded"
+    assert read(desk, "jobs", "show", letter["job_id"])["output"] == {"by": "hand"}
+    assert read(desk, "dead-letters", "show", letter["id"])["attempts"][-1]["changed"]["output"] == "given"
+
+
 def test_discard_closes_a_letter(desk: Shell) -> None:
     desk.run("submit", "broken", "--wait")
     (letter,) = read(desk, "dead-letters", "list")
