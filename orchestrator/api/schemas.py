@@ -85,6 +85,26 @@ class ReplayRequest(NoteRequest):
     changes: ReplayChanges | None = None
 
 
+class InvalidateRequest(NoteRequest):
+    """``repeat_effects``: steps with an effect may act again. ``dry_run``: only say what would be done again."""
+
+    repeat_effects: bool = False
+    dry_run: bool = False
+
+
+class StaleView(BaseModel):
+    """Paths: done ``again`` from the beginning, whose join or body is (``around``), what they had opened (``gone``).
+
+    ``effects``: those that acted outside and would act again.
+    """
+
+    dry_run: Literal[True]
+    again: list[str]
+    around: list[str]
+    gone: list[str]
+    effects: list[str]
+
+
 class Problem(BaseModel):
     """RFC 9457. ``code`` is stable; docs/errors has a page for each."""
 
@@ -178,6 +198,7 @@ class AttemptView(BaseModel):
     input_tokens: int
     output_tokens: int
     cost_usd: float
+    output: Any = Field(default=None, description="What it answered, if the step was done again since.")
     changed: dict[str, Any] | None = Field(default=None, description="How its input differed from the attempt before.")
 
 

@@ -45,6 +45,12 @@ class Desk(Protocol):
 
     def cancel(self, job_id: str) -> Row: ...
 
+    def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
+        """The job, running again."""
+
+    def stale(self, job_id: str, step: str) -> Row:
+        """What ``invalidate`` would do."""
+
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None
     ) -> Iterator[Row]:

@@ -11,11 +11,11 @@ from typing import Any
 from orchestrator import bootstrap
 from orchestrator.cli.desk import Row
 from orchestrator.domain.errors import NotFound, SchemaOutdated
-from orchestrator.domain.ids import JobId
+from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.states import JobState
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import audit, cancel, dead_letters, explain, queries, replays, submit
+from orchestrator.engine import audit, cancel, dead_letters, explain, invalidate, queries, replays, submit
 from orchestrator.engine.context import Engine
 from orchestrator.settings import Settings
 from orchestrator.store import desk, workflows
@@ -97,6 +97,16 @@ class DirectDesk:
 
     def cancel(self, job_id: str) -> Row:
         return queries.job_view(cancel.cancel(self._engine, JobId(job_id), by=who()))
+
+    def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
+        return queries.job_view(
+            invalidate.invalidate(
+                self._engine, JobId(job_id), StepPath(step), by=who(), note=note, repeat_effects=repeat_effects
+            )
+        )
+
+    def stale(self, job_id: str, step: str) -> Row:
+        return invalidate.preview(self._engine, JobId(job_id), StepPath(step))
 
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None

@@ -198,6 +198,26 @@ def cancel(job: JobId, as_json: Json = False) -> None:
         put(desk.cancel(job), as_json, lambda row: f"{row['id']} {row['state']}")
 
 
+@jobs.command()
+def invalidate(
+    job: JobId,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="The step's path.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done again.")] = False,
+    repeat_effects: Annotated[
+        bool, typer.Option("--repeat-effects", help="Also where steps with an effect act again.")
+    ] = False,
+    note: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Do a finished step and all that depends on it again. The rest keeps its results."""
+    with open_desk() as desk:
+        if dry_run:
+            put(desk.stale(job, step), as_json, lambda row: facts(row, ["again", "around", "gone", "effects"]))
+            return
+        done = desk.invalidate(job, step, note=note, repeat_effects=repeat_effects)
+    put(done, as_json, lambda row: f"{row['id']} {row['state']}, run {row['run']}")
+
+
 def first(rows: Iterator[Row], limit: int) -> list[Row]:
     """At most ``limit`` of them, and a word when there are more."""
     if not limit:

@@ -87,6 +87,12 @@ class RemoteDesk:
     def cancel(self, job_id: str) -> Row:
         return bare(self._client.cancel(job_id))
 
+    def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
+        return bare(self._client.invalidate(job_id, step, note=note, repeat_effects=repeat_effects))
+
+    def stale(self, job_id: str, step: str) -> Row:
+        return self._client.stale(job_id, step)
+
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None
     ) -> Iterator[Row]:

@@ -194,6 +194,18 @@ class Client:
         params = {"state": state, "workflow": workflow, "reason": reason, "job": job, "limit": page}
         return self._pages(calls.dead_letters, {**params, "tenant": self._tenant})
 
+    def invalidate(self, job_id: str, step: str, *, note: str | None = None, repeat_effects: bool = False) -> Job:
+        """Does a finished ``step`` (its path) and its transitive dependents again; the rest keeps its results.
+
+        Raises ``Conflict``: the job has not ended, the step has not finished, or steps with an effect would act again.
+        """
+        body = {"note": note, "repeat_effects": repeat_effects}
+        return self._send(calls.invalidate(job_id, step, body, tenant=self._tenant, read=Job.read))
+
+    def stale(self, job_id: str, step: str) -> View:
+        """What ``invalidate`` would do: ``again``, ``around``, ``gone``, ``effects``, as paths. Writes nothing."""
+        return self._send(calls.invalidate(job_id, step, {"dry_run": True}, tenant=self._tenant, read=dict))
+
     def dead_letter(self, letter_id: str) -> View:
         """One with its attempts."""
         return self._send(calls.dead_letter(letter_id, tenant=self._tenant))

@@ -107,6 +107,13 @@ def cancel(job_id: str, *, tenant: str | None) -> Call[Job]:
     return Call("POST", f"/v1/jobs/{_part(job_id)}/cancel", Job.read, {"tenant": tenant})
 
 
+def invalidate(job_id: str, path: str, body: View, *, tenant: str | None, read: Callable[[Any], T]) -> Call[T]:
+    """Not repeated: the second time the job is running, and nobody could tell by whom."""
+    where = f"/v1/jobs/{_part(job_id)}/steps/{'/'.join(map(_part, path.split('/')))}/invalidate"
+    headers = {"Content-Type": "application/json"}
+    return Call("POST", where, read, {"tenant": tenant}, headers, dumps(body).encode(), repeatable=False)
+
+
 def dead_letters(params: Mapping[str, Any]) -> Call[Page[View]]:
     return Call("GET", "/v1/dead-letters", lambda a: Page(a["dead_letters"], a["next"]), params)
 

@@ -58,7 +58,8 @@ JOB_MOVES: Final[dict[tuple[JobState, JobState], str]] = {
     (JobState.RUNNING, JobState.CANCELLING): "cancel, calls still live",
     (JobState.RUNNING, JobState.CANCELLED): "cancel, nothing live",
     (JobState.CANCELLING, JobState.CANCELLED): "settle or expiry of the last live call",
-    (JobState.FAILED, JobState.RUNNING): "replay of its dead letter",
+    (JobState.FAILED, JobState.RUNNING): "replay of its dead letter, or invalidation of a step",
+    (JobState.SUCCEEDED, JobState.RUNNING): "invalidation of a step",
 }
 
 STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
@@ -84,6 +85,11 @@ STEP_MOVES: Final[dict[tuple[StepState, StepState], str]] = {
     (StepState.FAILED, StepState.PENDING): "replay",
     (StepState.FAILED, StepState.WAITING): "replay",
     (StepState.FAILED, StepState.SUCCEEDED): "replay with a result given by hand",
+    (StepState.SUCCEEDED, StepState.READY): "invalidation",
+    (StepState.SUCCEEDED, StepState.PENDING): "invalidation of what it depends on",
+    (StepState.SUCCEEDED, StepState.WAITING): "invalidation of a step in it",
+    (StepState.SKIPPED, StepState.READY): "invalidation",
+    (StepState.SKIPPED, StepState.PENDING): "invalidation of what it depends on",
     (StepState.CANCELLED, StepState.READY): "replay",
     (StepState.CANCELLED, StepState.PENDING): "replay",
     (StepState.CANCELLED, StepState.WAITING): "replay",

@@ -9,10 +9,11 @@ from typing import Any
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.errors import Conflict, NotFound
 from orchestrator.domain.ids import StepPath, child, parent_of
-from orchestrator.domain.plan import JobRow, Plan, StepRow
+from orchestrator.domain.plan import JobRow, Kind, Plan, StepRow
 from orchestrator.domain.reopening import Reopening
+from orchestrator.domain.stale import NOTHING, Stale, begin_again, take_out
 from orchestrator.domain.states import STEP_DONE, JobState, StepState
-from orchestrator.engine import audit, edits
+from orchestrator.engine import audit, edits, queries
 from orchestrator.engine.context import Engine
 from orchestrator.engine.edits import Edit
 from orchestrator.store import desk, history, jobs, payloads, steps
@@ -27,7 +28,7 @@ def get(engine: Engine, letter_id: str, tenant: str | None = None) -> dict[str, 
 
     def work(session: Session) -> dict[str, Any]:
         letter = _own(desk.letter(session, letter_id), letter_id, tenant)
-        return {**letter, "attempts": history.attempts_of(session, letter["job_id"], letter["path"])}
+        return {**letter, "attempts": queries.attempts(session, letter["job_id"], letter["path"])}
 
     return engine.db.run(work, readonly=True)
 
@@ -105,28 +106,54 @@ def replay(
     return job
 
 
-def reopen(engine: Engine, session: Session, job: JobRow, edit: Edit | None = None) -> list[StepRow]:
-    """Reopens a failed job's unfinished steps, each in a new epoch; answers those that are ready."""
+def reopen(
+    engine: Engine,
+    session: Session,
+    job: JobRow,
+    edit: Edit | None = None,
+    *,
+    stale: Stale = NOTHING,
+    data: Mapping[str, Any] | None = None,
+    replayed: bool = True,
+) -> list[StepRow]:
+    """Reopens the steps of a job that ended: the unfinished, and what is ``stale``; answers those that are ready.
+
+    Each gets a new epoch. ``data`` goes into the history, ``replayed``: a dead letter is.
+    """
     plan = engine.plans.get(session, job.version)
     advance = Reopening(plan, job, steps.load_all(session, job.id), session.now(), engine.caps.steps)
     rows = advance.rows
-    reopened = _reopened(rows)
+    _take_out(session, advance, stale)
+    reopened = _reopened(rows, stale)
     for path in reopened:
+        if path in stale.again:
+            begin_again(rows[path])
         _reset(plan, rows[path], edit if edit is not None and edit.path == path else None)
     _recount(plan, rows, reopened)
     first = [edit.path] if edit is not None and edit.output is not None else []  # it is over at once: never held
     ready = _let_go(plan, rows, [*first, *(path for path in reopened if path not in first)], advance.now)
-    data: dict[str, Any] = {"steps": len(reopened)}
+    said: dict[str, Any] = {"steps": len(reopened), **(data or {})}
     if edit is not None:
-        data |= {"path": edit.path, "changes": edit.difference, "by": edit.by}
-    advance.reopen_job([rows[path] for path in reopened], data)
+        said |= {"path": edit.path, "changes": edit.difference, "by": edit.by}
+    advance.reopen_job([rows[path] for path in reopened], said)
     if edit is not None and edit.output is not None:
         advance.give(rows[edit.path], edit.output, edit.by)
     crashpoint("epoch.change")
     _write(engine, session, advance)
-    counts: Counter[CounterKey] = Counter({("dead_letters_replayed_total", (("workflow", job.workflow),)): 1})
-    history.add_counts(session, engine.process, counts)
+    if replayed:
+        counts: Counter[CounterKey] = Counter({("dead_letters_replayed_total", (("workflow", job.workflow),)): 1})
+        history.add_counts(session, engine.process, counts)
     return [row for row in (*ready, *advance.ready) if row.state is StepState.READY]
+
+
+def _take_out(session: Session, advance: Reopening, stale: Stale) -> None:
+    """Keeps old results with their attempts; what a stale step had opened is no more, till it is opened again."""
+    if not stale.again:
+        return
+    history.keep_outputs(session, advance.job.id, stale.again | stale.gone)
+    steps.delete(session, advance.job.id, stale.gone)
+    advance.job.steps -= len(stale.gone)
+    take_out(advance.rows, stale)
 
 
 def _write(engine: Engine, session: Session, advance: Reopening) -> None:
@@ -147,14 +174,15 @@ def _write(engine: Engine, session: Session, advance: Reopening) -> None:
         raise Conflict(f"job {job.id} moved while it was being replayed.", mend="Try again.")
 
 
-def _reopened(rows: dict[StepPath, StepRow]) -> list[StepPath]:
-    """What failed or was cancelled, below nothing but what is itself reopened; outermost first."""
+def _reopened(rows: dict[StepPath, StepRow], stale: Stale) -> list[StepPath]:
+    """What failed or was cancelled, below nothing but what is itself reopened, and what is stale; outermost first."""
     out: list[StepPath] = []
     chosen: set[StepPath] = set()
     for path in sorted(rows, key=lambda p: (p.count("/") if p else -1, p)):
         parent = parent_of(path)
         if rows[path].state not in STEP_DONE and (parent is None or parent in chosen):
             chosen.add(path)
+        if path in chosen or path in stale.again or path in stale.around:
             out.append(path)
     return out
 
@@ -190,8 +218,11 @@ def _recount(plan: Plan, rows: dict[StepPath, StepRow], reopened: list[StepPath]
     for path in reopened:
         row = rows[path]
         if row.width is not None:
+            if row.kind is Kind.SUPERVISE:  # later rounds may have been taken out
+                row.width = row.round = len(children[path])
             row.succeeded = sum(kid.state in STEP_DONE for kid in children[path])
-            row.failed = row.cancelled = 0
+            row.failed = sum(kid.state is StepState.FAILED for kid in children[path])
+            row.cancelled = sum(kid.state is StepState.CANCELLED for kid in children[path])
         scope = row.parent
         needs = plan.nodes[row.ref].needs
         row.deps_left = sum(rows[child(scope or StepPath(""), name)].state not in STEP_DONE for name in needs)

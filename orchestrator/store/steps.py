@@ -173,3 +173,11 @@ def page(session: Session, job_id: JobId, after: StepPath | None, limit: int) ->
         {"job": job_id, "after": after if after is not None else "", "limit": limit},
     )
     return [step_row(row) for row in rows]
+
+
+def delete(session: Session, job_id: JobId, paths: Iterable[StepPath]) -> None:
+    """Takes steps out of a job that has ended: what opened them will be done again."""
+    session.execute(
+        f"DELETE FROM steps WHERE job_id = :job AND {session.dialect.any_of('path', 'paths')}",
+        {"job": job_id, "paths": json.dumps(sorted(paths))},
+    )

@@ -138,6 +138,16 @@ def test_a_letter_goes_back_with_changes(desk: Shell, directory: Path) -> None:
     assert read(desk, "dead-letters", "show", letter["id"])["attempts"][-1]["changed"]["output"] == "given"
 
 
+def test_a_finished_step_is_invalidated(desk: Shell) -> None:
+    job = read(desk, "submit", "hello", "--input", "who=you", "--wait")["id"]
+    seen = read(desk, "jobs", "invalidate", job, "fan/1", "--dry-run")
+    assert (seen["again"], seen["around"]) == (["fan/1"], ["", "fan"])
+    assert read(desk, "jobs", "invalidate", job, "fan/1", "--note", "once more")["run"] == 2
+    until(lambda: read(desk, "jobs", "show", job)["state"] == "succeeded", 20)
+    assert [step["epoch"] for step in read(desk, "jobs", "steps", job)] == [1, 2, 1, 2, 1]
+    assert desk.run("jobs", "invalidate", job, "nothing").returncode == 3
+
+
 def test_discard_closes_a_letter(desk: Shell) -> None:
     desk.run("submit", "broken", "--wait")
     (letter,) = read(desk, "dead-letters", "list")

@@ -107,3 +107,22 @@ def test_the_client_replays_with_changes(api: Api, http: httpx.Client, client: C
     assert (shown["first"]["state"], shown["first"]["output"]) == ("succeeded", 7)
     assert [one["changed"] for one in client.attempts(job)] == [None, {"output": "given", "by": "operate of default"}]
     assert loads(http.get(f"/v1/jobs/{job}/attempts").content)["attempts"][1]["agent"] is None
+
+
+def test_a_step_is_invalidated(api: Api, http: httpx.Client, client: Client) -> None:
+    """C1: over HTTP and from the client; a dry run writes nothing, a second at once is told the state."""
+    job = submit(http)
+    with pytest.raises(Conflict, match="is queued"):
+        client.invalidate(job, "first")
+    do(api.engine, job, "first", 1)
+    do(api.engine, job, "second", 2)
+    seen = {"dry_run": True, "again": ["first", "second"], "around": [""], "gone": [], "effects": []}
+    assert client.stale(job, "first") == seen
+    assert client.invalidate(job, "second", note="again").run == 2
+    do(api.engine, job, "second", 3)
+    again = http.post(f"/v1/jobs/{job}/steps/first/invalidate")
+    assert (again.status_code, again.json()["state"], again.json()["run"]) == (202, "running", 3)
+    refused(http.post(f"/v1/jobs/{job}/steps/first/invalidate"), 409, "wrong_state", "is running")
+    refused(http.post(f"/v1/jobs/{job}/steps/a/b/invalidate"), 404, "not_found", "no step 'a/b'")
+    outputs = [(one["path"], one["epoch"], one["output"]) for one in client.attempts(job)]
+    assert outputs == [("first", 1, 1), ("second", 1, 2), ("second", 2, 3)]

@@ -19,18 +19,20 @@ from orchestrator.api.schemas import (
     AttemptList,
     BatchRequest,
     BatchView,
+    InvalidateRequest,
     JobPage,
     JobRequest,
     JobView,
+    StaleView,
     StepPage,
 )
 from orchestrator.domain.errors import DefinitionError, OrchestratorError
-from orchestrator.domain.ids import JobId
+from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.json_values import dumps
 from orchestrator.domain.parse import parse_workflow
 from orchestrator.domain.states import JOB_TERMINAL, JobState
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import cancel, queries, submit
+from orchestrator.engine import cancel, invalidate, queries, submit
 from orchestrator.engine.policy import enforce
 from orchestrator.engine.submit import Accepted, Submission
 
@@ -198,3 +200,37 @@ async def cancel_job(request: Request, job_id: str, who: Annotated[Who, allow("s
     house = house_of(request)
     job = await house.threads.run(cancel.cancel, house.engine, JobId(job_id), who.tenant, by=who.caller.name)
     return Json(queries.job_view(job), 202)
+
+
+@router.post(
+    "/{job_id}/steps/{path:path}/invalidate",
+    status_code=202,
+    response_model=JobView,
+    responses={200: {"model": StaleView}},
+)
+async def invalidate_step(
+    request: Request,
+    job_id: str,
+    path: str,
+    who: Annotated[Who, allow("operate")],
+    body: InvalidateRequest | None = None,
+) -> Response:
+    """Does a finished step and its transitive dependents again; the rest keeps its results.
+
+    A job that has not succeeded or failed, a step that has not finished, and effects that nobody said to repeat are
+    409. With `dry_run`, 200 and the paths.
+    """
+    house, asked, job, step = house_of(request), body or InvalidateRequest(), JobId(job_id), StepPath(path)
+    if asked.dry_run:
+        return Json(await house.threads.run(invalidate.preview, house.engine, job, step, tenant=who.tenant))
+    reopened = await house.threads.run(
+        invalidate.invalidate,
+        house.engine,
+        job,
+        step,
+        by=who.caller.name,
+        note=asked.note,
+        repeat_effects=asked.repeat_effects,
+        tenant=who.tenant,
+    )
+    return Json(queries.job_view(reopened), 202)
