@@ -278,8 +278,11 @@ class WorkflowView(BaseModel):
 
 
 class Registered(BaseModel):
+    """``warnings``: steps that leave it to the default what happens when they fail."""
+
     name: str
     version: str
+    warnings: list[str] = Field(default_factory=list)
 
 
 class QueueView(BaseModel):

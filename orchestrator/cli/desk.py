@@ -83,7 +83,7 @@ class Desk(Protocol):
     def audit(self, subject: str | None) -> list[Row]:
         """The newest 50 entries."""
 
-    def apply(self, workflow: Workflow) -> Row:
+    def apply(self, workflow: Workflow, *, strict: bool = False) -> Row:
         """``{"name", "version"}``"""
 
     def workflows(self) -> list[Row]: ...

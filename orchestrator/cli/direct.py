@@ -165,8 +165,8 @@ class DirectDesk:
     def audit(self, subject: str | None) -> list[Row]:
         return audit.trail(self._engine, tenant=None, subject=subject)[0]
 
-    def apply(self, workflow: Workflow) -> Row:
-        return {"name": workflow.name, "version": submit.register(self._engine, workflow)}
+    def apply(self, workflow: Workflow, *, strict: bool = False) -> Row:
+        return {"name": workflow.name, "version": submit.register(self._engine, workflow, strict=strict)}
 
     def workflows(self) -> list[Row]:
         names: dict[str, list[Row]] = {}

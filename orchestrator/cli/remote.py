@@ -137,8 +137,9 @@ class RemoteDesk:
         rows: list[Row] = self._client.ask("GET", "/v1/audit", params={"subject": subject})["entries"]
         return rows
 
-    def apply(self, workflow: Workflow) -> Row:
-        return {"name": workflow.name, "version": self._client.register(workflow.name, definition(workflow))}
+    def apply(self, workflow: Workflow, *, strict: bool = False) -> Row:
+        version = self._client.register(workflow.name, definition(workflow), strict=strict)
+        return {"name": workflow.name, "version": version}
 
     def workflows(self) -> list[Row]:
         return self._client.workflows()

@@ -229,9 +229,12 @@ class AsyncClient:
 
     # -- the rest of the house
 
-    async def register(self, name: str, definition: Mapping[str, Any] | str) -> str:
-        """Makes ``definition`` (a mapping, or a file's text) the newest version of ``name``; answers the version."""
-        return await self._send(calls.register(name, definition))
+    async def register(self, name: str, definition: Mapping[str, Any] | str, *, strict: bool = False) -> str:
+        """Makes ``definition`` (a mapping, or a file's text) the newest version of ``name``; answers the version.
+
+        ``strict`` refuses steps that leave it to the default what happens when they fail.
+        """
+        return await self._send(calls.register(name, definition, strict=strict))
 
     async def workflows(self) -> list[View]:
         return await self._send(calls.workflows())

@@ -223,9 +223,12 @@ class Client:
 
     # -- the rest of the house
 
-    def register(self, name: str, definition: Mapping[str, Any] | str) -> str:
-        """Makes ``definition`` (a mapping, or a file's text) the newest version of ``name``; answers the version."""
-        return self._send(calls.register(name, definition))
+    def register(self, name: str, definition: Mapping[str, Any] | str, *, strict: bool = False) -> str:
+        """Makes ``definition`` (a mapping, or a file's text) the newest version of ``name``; answers the version.
+
+        ``strict`` refuses steps that leave it to the default what happens when they fail.
+        """
+        return self._send(calls.register(name, definition, strict=strict))
 
     def workflows(self) -> list[View]:
         return self._send(calls.workflows())

@@ -139,13 +139,14 @@ def _decide(letter_id: str, verb: str, body: View, tenant: str | None, read: Cal
     return Call("POST", path, read, {"tenant": tenant}, headers, dumps(body).encode(), repeatable=False)
 
 
-def register(name: str, definition: Mapping[str, Any] | str) -> Call[str]:
+def register(name: str, definition: Mapping[str, Any] | str, *, strict: bool = False) -> Call[str]:
     """``definition``: a mapping, or the text of a YAML or JSON file."""
     yaml = isinstance(definition, str)
     kind = "application/yaml" if yaml else "application/json"
     body = definition.encode() if isinstance(definition, str) else dumps(dict(definition)).encode()
     path = f"/v1/workflows/{_part(name)}"
-    return Call("PUT", path, lambda a: str(a["version"]), {}, {"Content-Type": kind}, body)
+    params = {"strict": "true"} if strict else {}
+    return Call("PUT", path, lambda a: str(a["version"]), params, {"Content-Type": kind}, body)
 
 
 def workflows() -> Call[list[View]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.crashpoints import crashpoint
+from orchestrator.domain import failure_paths
 from orchestrator.domain.errors import (
     DefinitionError,
     IdempotencyMismatch,
@@ -59,9 +60,14 @@ class Accepted:
     created: bool
 
 
-def register(engine: Engine, workflow: Workflow, tenant: str = "default") -> str:
-    """Makes ``workflow`` the newest version of its name; answers the version. An unchanged one keeps its version."""
+def register(engine: Engine, workflow: Workflow, tenant: str = "default", *, strict: bool = False) -> str:
+    """Makes ``workflow`` the newest version of its name; answers the version. An unchanged one keeps its version.
+
+    ``strict`` refuses steps that leave it to the default what happens when they fail. Raises ``DefinitionError``.
+    """
     check(workflow)
+    if strict:
+        failure_paths.require(workflow)
 
     def work(session: Session) -> str:
         version, _ = _store(engine, session, workflow, tenant)

@@ -176,6 +176,9 @@ def test_apply_registers_all_or_says_what_is_wrong(desk: Shell, directory: Path)
     refused = desk.run("workflows", "apply", "-f", directory / "new.yaml", "-f", directory / "bad.txt")
     assert refused.returncode == 2
     assert "bad.txt: line 2" in refused.stderr
+    strict = desk.run("workflows", "apply", "--strict", "-f", directory / "new.yaml")
+    assert (strict.returncode, strict.stdout) == (2, "")
+    assert f"error[left_to_default]: {directory / 'new.yaml'}: at steps[0].on_failure: the step 'a'" in strict.stderr
     first = read(desk, "workflows", "apply", "-f", str(directory / "new.yaml"))
     assert read(desk, "workflows", "apply", "-f", str(directory / "new.yaml")) == first
     assert desk.run("submit", f"new@{first[0]['version'][:8]}", "--input", "who=x", "--wait").returncode == 0

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from orchestrator.client import Client
-from orchestrator.domain.errors import Conflict, InvalidInput
+from orchestrator.domain.errors import Conflict, DefinitionError, InvalidInput
 from orchestrator.domain.json_values import loads
 from orchestrator.store import steps
 from tests.support.api import Api, do, make_engine, register, serving
@@ -126,3 +126,16 @@ def test_a_step_is_invalidated(api: Api, http: httpx.Client, client: Client) -> 
     refused(http.post(f"/v1/jobs/{job}/steps/a/b/invalidate"), 404, "not_found", "no step 'a/b'")
     outputs = [(one["path"], one["epoch"], one["output"]) for one in client.attempts(job)]
     assert outputs == [("first", 1, 1), ("second", 1, 2), ("second", 2, 3)]
+
+
+def test_strict_registration_refuses_what_is_left_to_the_default(api: Api) -> None:
+    """E1: strict, nothing is registered; else the steps are named."""
+    said = {**FLOW, "name": "said", "steps": [{**step, "on_failure": []} for step in FLOW["steps"]]}
+    left = {**FLOW, "name": "left"}
+    with httpx.Client(base_url=api.url, headers={"Authorization": f"Bearer {api.keys['admin']}"}) as admin:
+        refused(admin.put("/v1/workflows/left?strict=true", json=left), 422, "left_to_default", "steps[0].on_failure")
+        assert admin.get("/v1/workflows/left").status_code == 404
+        assert len(admin.put("/v1/workflows/left", json=left).json()["warnings"]) == 2
+        assert admin.put("/v1/workflows/said?strict=true", json=said).json()["warnings"] == []
+    with Client(api.url, api_key=api.keys["admin"]) as client, pytest.raises(DefinitionError, match="on_failure"):
+        client.register("left", left, strict=True)
