@@ -105,6 +105,42 @@ class StaleView(BaseModel):
     effects: list[str]
 
 
+class ForkChanges(Request):
+    """``input`` and ``agent`` of the step it is forked from; another version of the same ``workflow``."""
+
+    input: Any = None
+    agent: str | None = None
+    workflow: WorkflowName | None = None
+
+
+class ForkRequest(NoteRequest):
+    """``reuse``: steps whose definition changed with the version and whose results are kept all the same."""
+
+    from_step: Annotated[str, StringConstraints(min_length=1)]
+    changes: ForkChanges | None = None
+    reuse: list[str] = Field(default_factory=list)
+    dry_run: bool = False
+
+
+class DriftView(BaseModel):
+    """A step of the job's list that is ``changed``, ``new`` or ``removed`` in the other version."""
+
+    step: str
+    why: Literal["changed", "new", "removed"]
+    choice: Literal["rerun", "reuse", "dropped"]
+
+
+class ForkView(BaseModel):
+    """What a fork would do: steps done again (a path stands for what is in it), how many are kept, what drifted."""
+
+    dry_run: Literal[True]
+    workflow: str
+    version: str
+    again: list[str]
+    kept: int
+    drift: list[DriftView]
+
+
 class Problem(BaseModel):
     """RFC 9457. ``code`` is stable; docs/errors has a page for each."""
 
@@ -148,6 +184,7 @@ class JobView(BaseModel):
     input_tokens: int
     output_tokens: int
     failure: FailureView | None
+    origin: str | None = Field(default=None, description="The job it was forked of.")
     input: Any = None
     output: Any = None
 

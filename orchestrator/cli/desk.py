@@ -45,6 +45,9 @@ class Desk(Protocol):
 
     def cancel(self, job_id: str) -> Row: ...
 
+    def fork(self, job_id: str, from_step: str, *, dry_run: bool, key: str | None, **how: Any) -> Row:
+        """The new job, or with ``dry_run`` what it would be. ``how``: changes, reuse, note."""
+
     def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
         """The job, running again."""
 

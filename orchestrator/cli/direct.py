@@ -15,7 +15,7 @@ from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.states import JobState
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import audit, cancel, dead_letters, explain, invalidate, queries, replays, submit
+from orchestrator.engine import audit, cancel, dead_letters, explain, fork, invalidate, queries, replays, submit
 from orchestrator.engine.context import Engine
 from orchestrator.settings import Settings
 from orchestrator.store import desk, workflows
@@ -97,6 +97,12 @@ class DirectDesk:
 
     def cancel(self, job_id: str) -> Row:
         return queries.job_view(cancel.cancel(self._engine, JobId(job_id), by=who()))
+
+    def fork(self, job_id: str, from_step: str, *, dry_run: bool, key: str | None, **how: Any) -> Row:
+        wanted = fork.Wanted(JobId(job_id), StepPath(from_step), key=key, by=who(), **how)
+        if dry_run:
+            return fork.preview(self._engine, wanted)
+        return queries.job_view(fork.fork(self._engine, wanted).job)
 
     def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
         return queries.job_view(

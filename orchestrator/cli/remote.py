@@ -87,6 +87,11 @@ class RemoteDesk:
     def cancel(self, job_id: str) -> Row:
         return bare(self._client.cancel(job_id))
 
+    def fork(self, job_id: str, from_step: str, *, dry_run: bool, key: str | None, **how: Any) -> Row:
+        if dry_run:
+            return self._client.drift(job_id, from_step, changes=how["changes"], reuse=how["reuse"])
+        return bare(self._client.fork(job_id, from_step, key=key, **how))
+
     def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
         return bare(self._client.invalidate(job_id, step, note=note, repeat_effects=repeat_effects))
 

@@ -206,6 +206,30 @@ class Client:
         """What ``invalidate`` would do: ``again``, ``around``, ``gone``, ``effects``, as paths. Writes nothing."""
         return self._send(calls.invalidate(job_id, step, {"dry_run": True}, tenant=self._tenant, read=dict))
 
+    def fork(
+        self,
+        job_id: str,
+        from_step: str,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        reuse: Sequence[str] = (),
+        key: str | None = None,
+        note: str | None = None,
+    ) -> Job:
+        """A new job: what ``from_step`` does not reach is taken over, the rest is done.
+
+        ``changes``: ``input``, ``agent``, ``workflow`` (another version); ``reuse``: changed steps that keep results.
+        """
+        body = {"from_step": from_step, "changes": changes, "reuse": list(reuse), "note": note}
+        return self._send(calls.fork(job_id, body, key=key, tenant=self._tenant, read=Job.read))
+
+    def drift(
+        self, job_id: str, from_step: str, *, changes: Mapping[str, Any] | None = None, reuse: Sequence[str] = ()
+    ) -> View:
+        """What ``fork`` would do: ``again``, ``kept``, and the ``drift`` between the versions. Writes nothing."""
+        body = {"from_step": from_step, "changes": changes, "reuse": list(reuse), "dry_run": True}
+        return self._send(calls.fork(job_id, body, key=None, tenant=self._tenant, read=dict))
+
     def dead_letter(self, letter_id: str) -> View:
         """One with its attempts."""
         return self._send(calls.dead_letter(letter_id, tenant=self._tenant))

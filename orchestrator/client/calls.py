@@ -114,6 +114,14 @@ def invalidate(job_id: str, path: str, body: View, *, tenant: str | None, read: 
     return Call("POST", where, read, {"tenant": tenant}, headers, dumps(body).encode(), repeatable=False)
 
 
+def fork(job_id: str, body: View, *, key: str | None, tenant: str | None, read: Callable[[Any], T]) -> Call[T]:
+    """May be repeated only with a key, or dry."""
+    headers = {"Content-Type": "application/json"} | ({} if key is None else {"Idempotency-Key": _header(key)})
+    again = key is not None or bool(body.get("dry_run"))
+    path = f"/v1/jobs/{_part(job_id)}/fork"
+    return Call("POST", path, read, {"tenant": tenant}, headers, dumps(body).encode(), again)
+
+
 def dead_letters(params: Mapping[str, Any]) -> Call[Page[View]]:
     return Call("GET", "/v1/dead-letters", lambda a: Page(a["dead_letters"], a["next"]), params)
 

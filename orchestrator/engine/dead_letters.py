@@ -123,15 +123,11 @@ def reopen(
     plan = engine.plans.get(session, job.version)
     advance = Reopening(plan, job, steps.load_all(session, job.id), session.now(), engine.caps.steps)
     rows = advance.rows
-    _take_out(session, advance, stale)
-    reopened = _reopened(rows, stale)
-    for path in reopened:
-        if path in stale.again:
-            begin_again(rows[path])
-        _reset(plan, rows[path], edit if edit is not None and edit.path == path else None)
-    _recount(plan, rows, reopened)
-    first = [edit.path] if edit is not None and edit.output is not None else []  # it is over at once: never held
-    ready = _let_go(plan, rows, [*first, *(path for path in reopened if path not in first)], advance.now)
+    if stale.again:
+        history.keep_outputs(session, job.id, stale.again | stale.gone)
+        steps.delete(session, job.id, stale.gone)
+        job.steps -= len(stale.gone)
+    reopened, ready = set_going(plan, rows, stale, edit, advance.now)
     said: dict[str, Any] = {"steps": len(reopened), **(data or {})}
     if edit is not None:
         said |= {"path": edit.path, "changes": edit.difference, "by": edit.by}
@@ -144,16 +140,6 @@ def reopen(
         counts: Counter[CounterKey] = Counter({("dead_letters_replayed_total", (("workflow", job.workflow),)): 1})
         history.add_counts(session, engine.process, counts)
     return [row for row in (*ready, *advance.ready) if row.state is StepState.READY]
-
-
-def _take_out(session: Session, advance: Reopening, stale: Stale) -> None:
-    """Keeps old results with their attempts; what a stale step had opened is no more, till it is opened again."""
-    if not stale.again:
-        return
-    history.keep_outputs(session, advance.job.id, stale.again | stale.gone)
-    steps.delete(session, advance.job.id, stale.gone)
-    advance.job.steps -= len(stale.gone)
-    take_out(advance.rows, stale)
 
 
 def _write(engine: Engine, session: Session, advance: Reopening) -> None:
@@ -172,6 +158,22 @@ def _write(engine: Engine, session: Session, advance: Reopening) -> None:
     )
     if not written:
         raise Conflict(f"job {job.id} moved while it was being replayed.", mend="Try again.")
+
+
+def set_going(
+    plan: Plan, rows: dict[StepPath, StepRow], stale: Stale, edit: Edit | None, now: float
+) -> tuple[list[StepPath], list[StepRow]]:
+    """Sets the unfinished and the stale of all ``rows`` of a job to where they begin: their paths, and those ready."""
+    take_out(rows, stale)
+    reopened = _reopened(rows, stale)
+    for path in reopened:
+        if path in stale.again:
+            begin_again(rows[path])
+        _reset(plan, rows[path], edit if edit is not None and edit.path == path else None)
+    _recount(plan, rows, reopened)
+    first = [edit.path] if edit is not None and edit.output is not None else []  # it is over at once: never held
+    ready = _let_go(plan, rows, [*first, *(path for path in reopened if path not in first)], now)
+    return reopened, ready
 
 
 def _reopened(rows: dict[StepPath, StepRow], stale: Stale) -> list[StepPath]:

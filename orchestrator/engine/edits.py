@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,9 +40,18 @@ class Edit:
 
 
 def examine(
-    engine: Engine, session: Session, job: JobRow, row: StepRow | None, changes: Mapping[str, Any], *, by: str
+    engine: Engine,
+    session: Session,
+    job: JobRow,
+    row: StepRow | None,
+    changes: Mapping[str, Any],
+    *,
+    by: str,
+    known: Iterable[StepRow] = (),
 ) -> Edit | None:
     """``{"input": …}``, ``{"agent": name}``, both, or ``{"output": …}``; None when there are no changes.
+
+    ``known``: rows of the job that are not written yet.
 
     Raises ``InvalidInput`` or ``PayloadTooLarge``, which say what is wrong and where.
     """
@@ -55,7 +64,7 @@ def examine(
             mend="Replay it as it is, or invalidate a step before it.",
         )
     plan = engine.plans.get(session, job.version)
-    claimed = gather(engine, session, [row])[row.job_id, row.path]
+    claimed = gather(engine, session, [row], [known])[row.job_id, row.path]
     before = _input_before(claimed)
     if "output" in changes:
         return _output(engine, plan, claimed, before, changes["output"], by)

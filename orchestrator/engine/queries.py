@@ -38,6 +38,7 @@ def job_view(job: JobRow, texts: dict[str, str] | None = None, *, values: bool =
         "input_tokens": job.input_tokens,
         "output_tokens": job.output_tokens,
         "failure": job.failure.as_dict() if job.failure else None,
+        "origin": job.origin,
     }
     if values:
         view["input"] = _value(job.input, texts or {})

@@ -142,10 +142,10 @@ def accept(engine: Engine, session: Session, submission: Submission, ready: list
     text = _input_text(engine, workflow, submission.input)
     body_hash = digest([version, text, submission.priority, submission.tags, submission.deadline])
     if submission.key is not None:
-        _check_key(submission.key)
+        check_key(submission.key)
         existing = jobs.by_key(session, submission.tenant, submission.key)
         if existing is not None:
-            return _same(existing, body_hash, submission.key)
+            return same(existing, body_hash, submission.key)
         if session.postgres:
             session.execute("SET LOCAL lock_timeout = '2s'")
     job = JobRow(JobId(engine.clock.new_id()), submission.tenant, workflow.name, version, JobState.QUEUED, events=1)
@@ -162,7 +162,7 @@ def accept(engine: Engine, session: Session, submission: Submission, ready: list
         twin = jobs.by_key(session, submission.tenant, submission.key or "")
         if twin is None:
             raise SubmitInProgress("a submit with this idempotency key was just rolled back.", mend="Try again.")
-        return _same(twin, body_hash, submission.key or "")
+        return same(twin, body_hash, submission.key or "")
     heads = [row for row in rows if row.state is StepState.READY]
     for row in heads:
         row.ready_at = job.created_at
@@ -220,12 +220,14 @@ def _input_text(engine: Engine, workflow: Workflow, value: Any) -> str:
     return text
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Raises ``InvalidInput`` for what cannot be an idempotency key."""
     if not 0 < len(key) <= KEY_LIMIT or not key.isprintable():
         raise InvalidInput(f"an idempotency key has 1 to {KEY_LIMIT} printable characters.")
 
 
-def _same(existing: JobRow, body_hash: str, key: str) -> Accepted:
+def same(existing: JobRow, body_hash: str, key: str) -> Accepted:
+    """The job that a key made before. Raises ``IdempotencyMismatch`` if that was for another body."""
     if existing.body_hash != body_hash:
         raise IdempotencyMismatch(
             f"the idempotency key {key!r} was used for another body, by job {existing.id}.",

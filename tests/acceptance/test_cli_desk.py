@@ -146,6 +146,11 @@ def test_a_finished_step_is_invalidated(desk: Shell) -> None:
     until(lambda: read(desk, "jobs", "show", job)["state"] == "succeeded", 20)
     assert [step["epoch"] for step in read(desk, "jobs", "steps", job)] == [1, 2, 1, 2, 1]
     assert desk.run("jobs", "invalidate", job, "nothing").returncode == 3
+    assert read(desk, "jobs", "fork", job, "fan", "--dry-run")["again"] == ["fan"]
+    made = read(desk, "jobs", "fork", job, "a", "--input", '{"who": "me"}', "--key", "f1")["id"]
+    until(lambda: read(desk, "jobs", "show", made)["state"] == "succeeded", 20)
+    shown = read(desk, "jobs", "show", made)
+    assert (shown["output"]["hello"], shown["origin"]) == ("me", job)
 
 
 def test_discard_closes_a_letter(desk: Shell) -> None:

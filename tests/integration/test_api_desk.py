@@ -139,3 +139,21 @@ def test_strict_registration_refuses_what_is_left_to_the_default(api: Api) -> No
         assert admin.put("/v1/workflows/said?strict=true", json=said).json()["warnings"] == []
     with Client(api.url, api_key=api.keys["admin"]) as client, pytest.raises(DefinitionError, match="on_failure"):
         client.register("left", left, strict=True)
+
+
+def test_a_job_is_forked(api: Api, http: httpx.Client, client: Client) -> None:
+    job = submit(http)
+    refused(http.post(f"/v1/jobs/{job}/fork", json={"from_step": "first"}), 409, "wrong_state", "first is ready")
+    do(api.engine, job, "first", 1)
+    do(api.engine, job, "second", 2)
+    seen = client.drift(job, "second")
+    assert (seen["again"], seen["kept"], seen["drift"]) == (["second"], 1, [])
+    body = {"from_step": "second", "changes": {"input": 7}}
+    made = [http.post(f"/v1/jobs/{job}/fork", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    assert [answer.status_code for answer in made] == [202, 202]
+    assert made[0].json()["id"] == made[1].json()["id"]
+    assert made[0].json()["origin"] == job
+    assert made[0].headers["location"] == f"/v1/jobs/{made[0].json()['id']}"
+    assert client.fork(job, "second").origin == job
+    wrong = {"from_step": "second", "changes": {"agent": "nobody"}}
+    refused(http.post(f"/v1/jobs/{job}/fork", json=wrong), 422, "invalid_input", "no agent 'nobody'")

@@ -19,6 +19,8 @@ from orchestrator.api.schemas import (
     AttemptList,
     BatchRequest,
     BatchView,
+    ForkRequest,
+    ForkView,
     InvalidateRequest,
     JobPage,
     JobRequest,
@@ -32,7 +34,7 @@ from orchestrator.domain.json_values import dumps
 from orchestrator.domain.parse import parse_workflow
 from orchestrator.domain.states import JOB_TERMINAL, JobState
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import cancel, invalidate, queries, submit
+from orchestrator.engine import cancel, fork, invalidate, queries, submit
 from orchestrator.engine.policy import enforce
 from orchestrator.engine.submit import Accepted, Submission
 
@@ -234,3 +236,37 @@ async def invalidate_step(
         tenant=who.tenant,
     )
     return Json(queries.job_view(reopened), 202)
+
+
+@router.post("/{job_id}/fork", status_code=202, response_model=JobView, responses={200: {"model": ForkView}})
+async def fork_job(
+    request: Request,
+    job_id: str,
+    body: ForkRequest,
+    who: Annotated[Who, allow("operate")],
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A new job from an old one's checkpoints: what `from_step` does not reach is taken over, the rest is done.
+
+    `changes`: `input` and `agent` of that step, or another version of the `workflow`; steps that changed with it are
+    done again unless `reuse` names them. A step that has not ended is 409. With `dry_run`, 200 and what it would do.
+    """
+    house = house_of(request)
+    changes = body.changes.model_dump(exclude_unset=True) if body.changes else {}
+    wanted = fork.Wanted(
+        JobId(job_id),
+        StepPath(body.from_step),
+        changes,
+        tuple(body.reuse),
+        idempotency_key,
+        who.caller.name,
+        body.note,
+        who.tenant,
+    )
+    if body.dry_run:
+        return Json(await house.threads.run(fork.preview, house.engine, wanted))
+    accepted = await house.threads.run(fork.fork, house.engine, wanted)
+    headers = {"Location": f"/v1/jobs/{accepted.job.id}"}
+    if not accepted.created:
+        headers["Idempotent-Replayed"] = "true"
+    return Json(queries.job_view(accepted.job), 202, headers)
