@@ -13,9 +13,8 @@ from typing import Any, Protocol
 
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.breaker import NOT_CALLED
-from orchestrator.domain.expressions import ExpressionFailed
 from orchestrator.domain.fallback import after_giving_up
-from orchestrator.domain.json_values import NotJson, dumps, loads
+from orchestrator.domain.json_values import dumps, loads
 from orchestrator.domain.outcome import Failure, FailureClass, Usage
 from orchestrator.domain.plan import idempotency_key
 from orchestrator.domain.result import Doubted, GaveUp, NotHappened, Released, Result, Retrying, Succeeded, Unreconciled
@@ -23,11 +22,12 @@ from orchestrator.domain.retry import Again, GiveUp, InDoubt, RetryAfter, after_
 from orchestrator.domain.retry import decide as decide_retry
 from orchestrator.domain.schemas import Schema, compile_schema
 from orchestrator.domain.workflow import RECONCILED, Agent, Effect, Retry, Timeout
+from orchestrator.engine.answers import Rejected, passed
 from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.release import after
+from orchestrator.engine.scope import input_of, scope
 from orchestrator.ports import AgentFailed, Answer, CallContext, Undoing
-from workers.composites import scope
 from workers.watchdog import Watchdog
 
 
@@ -63,8 +63,7 @@ class Attempt:
 
     def input(self, claimed: Claimed) -> Any:
         """The agent's own copy of its input. Raises ``ExpressionFailed``, ``NotJson``."""
-        template = claimed.node.input
-        return None if template is None else loads(dumps(template.evaluate(scope(claimed, template))))
+        return input_of(claimed)
 
     def lost_slots(self) -> int:
         return self.calls.lost_slots
@@ -135,31 +134,11 @@ class Attempt:
         return await (self.alone if alone else self.calls).call(agent, context, value)
 
     def _checked(self, claimed: Claimed, agent: Agent, value: Any, answer: Answer) -> Done:
-        def invalid(message: str) -> Done:
-            return Done(Failure(FailureClass.INVALID_OUTPUT, message, answered=True), answer.usage)
-
         try:
-            text = dumps(answer.output)
-        except NotJson as error:
-            return invalid(f"the output is not JSON: {error}")
-        cap = self.engine.caps.output_bytes
-        if len(text) > cap // 4 and len(text.encode()) > cap:
-            return invalid(f"the output is larger than {cap} bytes")
-        schemas = [schema for schema in (agent.output_schema, claimed.node.output_schema) if schema is not None]
-        checks = claimed.node.checks
-        if not schemas and not checks:
-            return Done(text, answer.usage)
-        output = loads(text)
-        for schema in schemas:
-            if problems := self._problems(schema, output):
-                return invalid(f"the output misses its schema: {'; '.join(problems)}")
-        for check in checks:
-            names: Mapping[str, Any] = {**scope(claimed, check), "output": output, "input": value}
-            try:
-                if not check.evaluate(names):
-                    return invalid(f"the check {check.source!r} does not hold")
-            except ExpressionFailed as error:
-                return invalid(f"the check {check.source!r} cannot be evaluated: {error}")
+            cap = self.engine.caps.output_bytes
+            text = passed(claimed, agent, value, answer.output, cap=cap, problems=self._problems)
+        except Rejected as error:
+            return Done(Failure(FailureClass.INVALID_OUTPUT, str(error), answered=True), answer.usage)
         return Done(text, answer.usage)
 
     def _problems(self, schema: Mapping[str, Any], value: Any) -> list[str]:

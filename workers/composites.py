@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 from orchestrator.domain import saga
 from orchestrator.domain.events import EventType
-from orchestrator.domain.expressions import Expression, ExpressionFailed, Template
+from orchestrator.domain.expressions import ExpressionFailed
 from orchestrator.domain.ids import call_key
 from orchestrator.domain.json_values import MAX_DEPTH, NotJson, dumps, loads, too_deep
 from orchestrator.domain.outcome import Failure, FailureClass, Stored
@@ -20,25 +20,7 @@ from orchestrator.domain.result import GaveUp, Opened, Result, Skipped, Succeede
 from orchestrator.domain.states import STEP_DONE
 from orchestrator.engine.context import Caps, PayloadSizes
 from orchestrator.engine.gather import Claimed
-
-
-def scope(claimed: Claimed, *sources: Expression | Template | None) -> dict[str, Any]:
-    """The names that ``sources`` use, with their values; what none of them uses is not even parsed.
-
-    Values may be shared with other steps: they are for reading.
-    """
-    names = {name for source in sources if source is not None for name in source.names}
-    out: dict[str, Any] = {}
-    if claimed.vars and names - {"input", "steps", "job"}:
-        out.update(claimed.texts.value(claimed.vars))
-    if "input" in names:
-        out["input"] = claimed.texts.value(claimed.facts.input)
-    if "steps" in names:
-        out["steps"] = {name: claimed.texts.value(text) for name, text in claimed.outputs.items()}
-    if "job" in names:
-        facts = claimed.facts
-        out["job"] = {"id": facts.id, "workflow": facts.workflow, "tenant": facts.tenant, "tags": facts.tags}
-    return out
+from orchestrator.engine.scope import scope
 
 
 def evaluate(claimed: Claimed, sizes: PayloadSizes, caps: Caps) -> Result:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli.inputs import read_json
 from orchestrator.cli.jobs import Limit, first
 from orchestrator.cli.printing import Json, facts, put, table
 from orchestrator.cli.replays import After, Before, Fingerprint, Reason, Workflow, letter_filter, replay_by_filter
@@ -67,12 +68,22 @@ def replay(
     stop: Annotated[
         bool, typer.Option("--stop-on-same-error", help="Stop when a replayed job fails of the same again.")
     ] = False,
+    input: Annotated[
+        str | None, typer.Option("--input", metavar="JSON|@FILE", help="Of one: the failed step's input, edited.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option(help="Of one: another agent of the job's workflow.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="JSON|@FILE", help="Of one: the failed step's result, by hand.")
+    ] = None,
     note: Note = None,
     as_json: Json = False,
 ) -> None:
     """Send one LETTER, or those of a filter, or --all, back to work. Finished steps are kept."""
     wanted = letter_filter(workflow, reason, fingerprint, created_after, created_before)
+    changes = _changes(input, agent, output)
     if letter is None:
+        if changes:
+            raise UsageError("--input, --agent and --output are for one LETTER.", mend="Name it.")
         speed = 10.0 if rate is None else rate
         replay_by_filter(
             wanted, everything=everything, rate=speed, dry_run=dry_run, stop=stop, note=note, as_json=as_json
@@ -81,7 +92,18 @@ def replay(
     if everything or dry_run or stop or rate is not None or not wanted.empty:
         raise UsageError("a LETTER and options for many do not go together.", mend="Give one of the two.")
     with open_desk() as desk:
-        put(desk.replay(letter, note=note), as_json, lambda row: f"{row['id']} {row['state']}, run {row['run']}")
+        job = desk.replay(letter, note=note, changes=changes or None)
+    put(job, as_json, lambda row: f"{row['id']} {row['state']}, run {row['run']}")
+
+
+def _changes(input: str | None, agent: str | None, output: str | None) -> dict[str, Any]:
+    from orchestrator.settings import Settings
+
+    changes: dict[str, Any] = {} if agent is None else {"agent": agent}
+    for name, text in (("input", input), ("output", output)):
+        if text is not None:
+            changes[name] = read_json(text, f"--{name}", limit=Settings.load().max_body_bytes)
+    return changes
 
 
 @dead_letters.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.inputs import read_document
+from orchestrator.cli.inputs import read_json
 from orchestrator.cli.jobs import Limit, first
 from orchestrator.cli.printing import Json, facts, put, table
 from orchestrator.cli.which_desk import open_desk
@@ -60,7 +60,7 @@ def decide(
     from orchestrator.settings import Settings
 
     settings = Settings.load()
-    value = None if output is None else read_document(output, "--output", limit=settings.max_body_bytes)
+    value = None if output is None else read_json(output, "--output", limit=settings.max_body_bytes)
     with open_desk(settings) as desk:
         closed = desk.decide(decision, word, output=value, note=note)
     put(closed, as_json, lambda row: f"{row['id']} {row['decision']}")

@@ -47,6 +47,14 @@ class Desk(Protocol):
     def cancel(self, job_id: str) -> Row: ...
 
     def resume_webhook(self, job_id: str) -> Row: ...
+    def fork(self, job_id: str, from_step: str, *, dry_run: bool, key: str | None, **how: Any) -> Row:
+        """The new job, or with ``dry_run`` what it would be. ``how``: changes, reuse, note."""
+
+    def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
+        """The job, running again."""
+
+    def stale(self, job_id: str, step: str) -> Row:
+        """What ``invalidate`` would do."""
 
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None
@@ -55,8 +63,8 @@ class Desk(Protocol):
 
     def dead_letter(self, letter_id: str) -> Row: ...
 
-    def replay(self, letter_id: str, *, note: str | None) -> Row:
-        """The job, running again."""
+    def replay(self, letter_id: str, *, note: str | None, changes: Mapping[str, Any] | None = None) -> Row:
+        """The job, running again. ``changes`` to the failed step: input, agent or output."""
 
     def discard(self, letter_id: str, *, note: str | None) -> Row: ...
 
@@ -96,7 +104,7 @@ class Desk(Protocol):
     def audit(self, subject: str | None) -> list[Row]:
         """The newest 50 entries."""
 
-    def apply(self, workflow: Workflow) -> Row:
+    def apply(self, workflow: Workflow, *, strict: bool = False) -> Row:
         """``{"name", "version"}``"""
 
     def workflows(self) -> list[Row]: ...

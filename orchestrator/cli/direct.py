@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator import bootstrap
 from orchestrator.cli.desk import Row
 from orchestrator.domain.errors import NotFound, SchemaOutdated
-from orchestrator.domain.ids import JobId
+from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.states import JobState
 from orchestrator.domain.webhook import Webhook
@@ -23,6 +23,8 @@ from orchestrator.engine import (
     dead_letters,
     decisions,
     explain,
+    fork,
+    invalidate,
     queries,
     replays,
     submit,
@@ -117,6 +119,22 @@ class DirectDesk:
         webhooks.resume(self._engine, JobId(job_id), by=who())
         return self.job(job_id)
 
+    def fork(self, job_id: str, from_step: str, *, dry_run: bool, key: str | None, **how: Any) -> Row:
+        wanted = fork.Wanted(JobId(job_id), StepPath(from_step), key=key, by=who(), **how)
+        if dry_run:
+            return fork.preview(self._engine, wanted)
+        return queries.job_view(fork.fork(self._engine, wanted).job)
+
+    def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
+        return queries.job_view(
+            invalidate.invalidate(
+                self._engine, JobId(job_id), StepPath(step), by=who(), note=note, repeat_effects=repeat_effects
+            )
+        )
+
+    def stale(self, job_id: str, step: str) -> Row:
+        return invalidate.preview(self._engine, JobId(job_id), StepPath(step))
+
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None
     ) -> Iterator[Row]:
@@ -142,8 +160,8 @@ class DirectDesk:
     def dead_letter(self, letter_id: str) -> Row:
         return dead_letters.get(self._engine, letter_id)
 
-    def replay(self, letter_id: str, *, note: str | None) -> Row:
-        return queries.job_view(dead_letters.replay(self._engine, letter_id, by=who(), note=note))
+    def replay(self, letter_id: str, *, note: str | None, changes: Mapping[str, Any] | None = None) -> Row:
+        return queries.job_view(dead_letters.replay(self._engine, letter_id, by=who(), note=note, changes=changes))
 
     def discard(self, letter_id: str, *, note: str | None) -> Row:
         return dead_letters.discard(self._engine, letter_id, by=who(), note=note)
@@ -194,8 +212,8 @@ class DirectDesk:
     def audit(self, subject: str | None) -> list[Row]:
         return audit.trail(self._engine, tenant=None, subject=subject)[0]
 
-    def apply(self, workflow: Workflow) -> Row:
-        return {"name": workflow.name, "version": submit.register(self._engine, workflow)}
+    def apply(self, workflow: Workflow, *, strict: bool = False) -> Row:
+        return {"name": workflow.name, "version": submit.register(self._engine, workflow, strict=strict)}
 
     def workflows(self) -> list[Row]:
         names: dict[str, list[Row]] = {}

@@ -25,14 +25,11 @@ Document = Annotated[str | None, typer.Option("--input-json", metavar="JSON|@FIL
 _PAIR = re.compile(r"([A-Za-z_][\w.-]*?)(:?=)(.*)", re.DOTALL)
 
 
-def read_document(text: str, option: str, *, limit: int) -> Any:
-    """A JSON value, or ``@file`` that holds one. ``limit`` is the largest file, in bytes."""
-    return _json(_read(text[1:], option, limit) if text.startswith("@") else text, option, limit)
-
-
 def read_input(pairs: Sequence[str] | None, document: str | None, *, limit: int) -> Any:
     """The input. ``limit`` is the largest file, in bytes. Raises ``UsageError`` and its kin, naming the key."""
-    value: Any = {} if document is None else read_document(document, "--input-json", limit=limit)
+    value: Any = {}
+    if document is not None:
+        value = read_json(document, "--input-json", limit=limit)
     if not pairs:
         return value
     if not isinstance(value, dict):
@@ -44,6 +41,11 @@ def read_input(pairs: Sequence[str] | None, document: str | None, *, limit: int)
         key, parsed = _pair(pair, limit)
         value[key] = parsed
     return value
+
+
+def read_json(text: str, what: str, *, limit: int) -> Any:
+    """A JSON value, or that of ``@file``; ``what`` names the option. Raises ``UsageError`` and its kin."""
+    return _json(_read(text[1:], what, limit) if text.startswith("@") else text, what, limit)
 
 
 def read_file(path: Path, what: str, limit: int) -> str:

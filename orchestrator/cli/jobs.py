@@ -12,7 +12,7 @@ import typer
 
 from orchestrator.cli.desk import Desk, Row
 from orchestrator.cli.ending import FAILED, say
-from orchestrator.cli.inputs import Document, Pairs, read_file, read_input
+from orchestrator.cli.inputs import Document, Pairs, read_file, read_input, read_json
 from orchestrator.cli.printing import Json, facts, json_text, put, table, when
 from orchestrator.cli.which_desk import open_desk
 from orchestrator.domain.errors import UsageError
@@ -223,6 +223,60 @@ def resume_webhook(job: JobId, as_json: Json = False) -> None:
     """Send again what a job's webhook is owed. For one that was stopped or fails."""
     with open_desk() as desk:
         put(desk.resume_webhook(job), as_json, lambda row: f"{row['id']} webhook {row['webhook']['state']}")
+
+
+@jobs.command()
+def fork(
+    job: JobId,
+    from_step: Annotated[str, typer.Argument(metavar="STEP", help="The first step to do: its path.")],
+    input: Annotated[
+        str | None, typer.Option("--input", metavar="JSON|@FILE", help="The step's input, edited.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option(help="Another agent of the workflow for the step.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="NAME[@VERSION]", help="Another version of the same workflow.")
+    ] = None,
+    reuse: Annotated[
+        list[str] | None, typer.Option(metavar="STEP", help="Changed with the version, result kept; repeat for more.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", "-k", help="Idempotency key: the same key is the same job.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done again.")] = False,
+    note: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a new job in the middle of an old one. Finished steps before it are taken over."""
+    from orchestrator.settings import Settings
+
+    settings = Settings.load()
+    changes = {name: text for name, text in (("agent", agent), ("workflow", workflow)) if text is not None}
+    edited = {} if input is None else {"input": read_json(input, "--input", limit=settings.max_body_bytes)}
+    with open_desk(settings) as desk:
+        done = desk.fork(
+            job, from_step, dry_run=dry_run, key=key, changes={**changes, **edited}, reuse=reuse or [], note=note
+        )
+    put(done, as_json, lambda row: facts(row, ["version", "again", "kept", "drift"]) if dry_run else str(row["id"]))
+
+
+@jobs.command()
+def invalidate(
+    job: JobId,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="The step's path.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done again.")] = False,
+    repeat_effects: Annotated[
+        bool, typer.Option("--repeat-effects", help="Also where steps with an effect act again.")
+    ] = False,
+    note: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Do a finished step and all that depends on it again. The rest keeps its results."""
+    with open_desk() as desk:
+        if dry_run:
+            put(desk.stale(job, step), as_json, lambda row: facts(row, ["again", "around", "gone", "effects"]))
+            return
+        done = desk.invalidate(job, step, note=note, repeat_effects=repeat_effects)
+    put(done, as_json, lambda row: f"{row['id']} {row['state']}, run {row['run']}")
 
 
 def first(rows: Iterator[Row], limit: int) -> list[Row]:

@@ -92,6 +92,17 @@ class RemoteDesk:
     def resume_webhook(self, job_id: str) -> Row:
         return self._client.ask("POST", f"/v1/jobs/{job_id}/webhook/resume", {})
 
+    def fork(self, job_id: str, from_step: str, *, dry_run: bool, key: str | None, **how: Any) -> Row:
+        if dry_run:
+            return self._client.drift(job_id, from_step, changes=how["changes"], reuse=how["reuse"])
+        return bare(self._client.fork(job_id, from_step, key=key, **how))
+
+    def invalidate(self, job_id: str, step: str, *, note: str | None, repeat_effects: bool) -> Row:
+        return bare(self._client.invalidate(job_id, step, note=note, repeat_effects=repeat_effects))
+
+    def stale(self, job_id: str, step: str) -> Row:
+        return self._client.stale(job_id, step)
+
     def dead_letters(
         self, *, state: str, workflow: str | None, reason: str | None, job: str | None, fingerprint: str | None = None
     ) -> Iterator[Row]:
@@ -102,8 +113,8 @@ class RemoteDesk:
     def dead_letter(self, letter_id: str) -> Row:
         return self._client.dead_letter(letter_id)
 
-    def replay(self, letter_id: str, *, note: str | None) -> Row:
-        return bare(self._client.replay(letter_id, note=note))
+    def replay(self, letter_id: str, *, note: str | None, changes: Mapping[str, Any] | None = None) -> Row:
+        return bare(self._client.replay(letter_id, note=note, changes=changes))
 
     def discard(self, letter_id: str, *, note: str | None) -> Row:
         return self._client.discard(letter_id, note=note)
@@ -157,8 +168,9 @@ class RemoteDesk:
         rows: list[Row] = self._client.ask("GET", "/v1/audit", params={"subject": subject})["entries"]
         return rows
 
-    def apply(self, workflow: Workflow) -> Row:
-        return {"name": workflow.name, "version": self._client.register(workflow.name, definition(workflow))}
+    def apply(self, workflow: Workflow, *, strict: bool = False) -> Row:
+        version = self._client.register(workflow.name, definition(workflow), strict=strict)
+        return {"name": workflow.name, "version": version}
 
     def workflows(self) -> list[Row]:
         return self._client.workflows()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, assert_never
 
 import typer
 
+from orchestrator.cli.ending import say
 from orchestrator.cli.inputs import read_file
 from orchestrator.cli.printing import Json, json_text, put, table
 from orchestrator.cli.which_desk import open_desk
@@ -33,13 +34,29 @@ def apply(
     files: Annotated[
         list[Path], typer.Option("--file", "-f", metavar="FILE", help="A workflow file; repeat for more.")
     ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse steps that leave to the default what happens when they fail.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Register workflow files. Each is the newest version of its name; all are checked before the first is written."""
     read = [read_workflow(path) for path in files]
+    for path, workflow in zip(files, read, strict=True):
+        _failure_paths(path, workflow, strict=strict)
     with open_desk() as desk:
-        applied = [desk.apply(workflow) for workflow in read]
+        applied = [desk.apply(workflow, strict=strict) for workflow in read]
     put(applied, as_json, lambda rows: "\n".join(f"{row['name']}@{row['version']}" for row in rows))
+
+
+def _failure_paths(path: Path, workflow: Any, *, strict: bool) -> None:
+    """Names what is left to the default; raises ``LeftToDefault`` when that is refused."""
+    from orchestrator.domain.failure_paths import LeftToDefault, left_to_default
+
+    problems = left_to_default(workflow)
+    if problems and strict:
+        raise LeftToDefault(problems, file=str(path))
+    for problem in problems:
+        say(f"warning: {path}: {problem}")
 
 
 @workflows.command("list")

@@ -205,13 +205,52 @@ class AsyncClient:
         params = {"state": state, "workflow": workflow, "reason": reason, "job": job, "limit": page}
         return self._pages(calls.dead_letters, {**params, "tenant": self._tenant})
 
+    async def invalidate(self, job_id: str, step: str, *, note: str | None = None, repeat_effects: bool = False) -> Job:
+        """Does a finished ``step`` (its path) and its transitive dependents again; the rest keeps its results.
+
+        Raises ``Conflict``: the job has not ended, the step has not finished, or steps with an effect would act again.
+        """
+        body = {"note": note, "repeat_effects": repeat_effects}
+        return await self._send(calls.invalidate(job_id, step, body, tenant=self._tenant, read=Job.read))
+
+    async def stale(self, job_id: str, step: str) -> View:
+        """What ``invalidate`` would do: ``again``, ``around``, ``gone``, ``effects``, as paths. Writes nothing."""
+        return await self._send(calls.invalidate(job_id, step, {"dry_run": True}, tenant=self._tenant, read=dict))
+
+    async def fork(
+        self,
+        job_id: str,
+        from_step: str,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        reuse: Sequence[str] = (),
+        key: str | None = None,
+        note: str | None = None,
+    ) -> Job:
+        """A new job: what ``from_step`` does not reach is taken over, the rest is done.
+
+        ``changes``: ``input``, ``agent``, ``workflow`` (another version); ``reuse``: changed steps that keep results.
+        """
+        body = {"from_step": from_step, "changes": changes, "reuse": list(reuse), "note": note}
+        return await self._send(calls.fork(job_id, body, key=key, tenant=self._tenant, read=Job.read))
+
+    async def drift(
+        self, job_id: str, from_step: str, *, changes: Mapping[str, Any] | None = None, reuse: Sequence[str] = ()
+    ) -> View:
+        """What ``fork`` would do: ``again``, ``kept``, and the ``drift`` between the versions. Writes nothing."""
+        body = {"from_step": from_step, "changes": changes, "reuse": list(reuse), "dry_run": True}
+        return await self._send(calls.fork(job_id, body, key=None, tenant=self._tenant, read=dict))
+
     async def dead_letter(self, letter_id: str) -> View:
         """One with its attempts."""
         return await self._send(calls.dead_letter(letter_id, tenant=self._tenant))
 
-    async def replay(self, letter_id: str, *, note: str | None = None) -> Job:
-        """Continues the job from what failed. Raises ``Conflict`` if the letter is not open."""
-        return await self._send(calls.replay(letter_id, note, tenant=self._tenant))
+    async def replay(self, letter_id: str, *, note: str | None = None, changes: Mapping[str, Any] | None = None) -> Job:
+        """Continues the job from what failed. ``changes`` to the failed step: ``input``, ``agent`` or ``output``.
+
+        Raises ``Conflict`` if the letter is not open, ``InvalidInput`` for changes that do not fit.
+        """
+        return await self._send(calls.replay(letter_id, note, changes, tenant=self._tenant))
 
     async def discard(self, letter_id: str, *, note: str | None = None) -> View:
         """Closes the letter; the job stays failed."""
@@ -233,9 +272,12 @@ class AsyncClient:
 
     # -- the rest of the house
 
-    async def register(self, name: str, definition: Mapping[str, Any] | str) -> str:
-        """Makes ``definition`` (a mapping, or a file's text) the newest version of ``name``; answers the version."""
-        return await self._send(calls.register(name, definition))
+    async def register(self, name: str, definition: Mapping[str, Any] | str, *, strict: bool = False) -> str:
+        """Makes ``definition`` (a mapping, or a file's text) the newest version of ``name``; answers the version.
+
+        ``strict`` refuses steps that leave it to the default what happens when they fail.
+        """
+        return await self._send(calls.register(name, definition, strict=strict))
 
     async def workflows(self) -> list[View]:
         return await self._send(calls.workflows())

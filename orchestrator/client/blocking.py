@@ -201,13 +201,52 @@ class Client:
         params = {"state": state, "workflow": workflow, "reason": reason, "job": job, "limit": page}
         return self._pages(calls.dead_letters, {**params, "tenant": self._tenant})
 
+    def invalidate(self, job_id: str, step: str, *, note: str | None = None, repeat_effects: bool = False) -> Job:
+        """Does a finished ``step`` (its path) and its transitive dependents again; the rest keeps its results.
+
+        Raises ``Conflict``: the job has not ended, the step has not finished, or steps with an effect would act again.
+        """
+        body = {"note": note, "repeat_effects": repeat_effects}
+        return self._send(calls.invalidate(job_id, step, body, tenant=self._tenant, read=Job.read))
+
+    def stale(self, job_id: str, step: str) -> View:
+        """What ``invalidate`` would do: ``again``, ``around``, ``gone``, ``effects``, as paths. Writes nothing."""
+        return self._send(calls.invalidate(job_id, step, {"dry_run": True}, tenant=self._tenant, read=dict))
+
+    def fork(
+        self,
+        job_id: str,
+        from_step: str,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        reuse: Sequence[str] = (),
+        key: str | None = None,
+        note: str | None = None,
+    ) -> Job:
+        """A new job: what ``from_step`` does not reach is taken over, the rest is done.
+
+        ``changes``: ``input``, ``agent``, ``workflow`` (another version); ``reuse``: changed steps that keep results.
+        """
+        body = {"from_step": from_step, "changes": changes, "reuse": list(reuse), "note": note}
+        return self._send(calls.fork(job_id, body, key=key, tenant=self._tenant, read=Job.read))
+
+    def drift(
+        self, job_id: str, from_step: str, *, changes: Mapping[str, Any] | None = None, reuse: Sequence[str] = ()
+    ) -> View:
+        """What ``fork`` would do: ``again``, ``kept``, and the ``drift`` between the versions. Writes nothing."""
+        body = {"from_step": from_step, "changes": changes, "reuse": list(reuse), "dry_run": True}
+        return self._send(calls.fork(job_id, body, key=None, tenant=self._tenant, read=dict))
+
     def dead_letter(self, letter_id: str) -> View:
         """One with its attempts."""
         return self._send(calls.dead_letter(letter_id, tenant=self._tenant))
 
-    def replay(self, letter_id: str, *, note: str | None = None) -> Job:
-        """Continues the job from what failed. Raises ``Conflict`` if the letter is not open."""
-        return self._send(calls.replay(letter_id, note, tenant=self._tenant))
+    def replay(self, letter_id: str, *, note: str | None = None, changes: Mapping[str, Any] | None = None) -> Job:
+        """Continues the job from what failed. ``changes`` to the failed step: ``input``, ``agent`` or ``output``.
+
+        Raises ``Conflict`` if the letter is not open, ``InvalidInput`` for changes that do not fit.
+        """
+        return self._send(calls.replay(letter_id, note, changes, tenant=self._tenant))
 
     def discard(self, letter_id: str, *, note: str | None = None) -> View:
         """Closes the letter; the job stays failed."""
@@ -229,9 +268,12 @@ class Client:
 
     # -- the rest of the house
 
-    def register(self, name: str, definition: Mapping[str, Any] | str) -> str:
-        """Makes ``definition`` (a mapping, or a file's text) the newest version of ``name``; answers the version."""
-        return self._send(calls.register(name, definition))
+    def register(self, name: str, definition: Mapping[str, Any] | str, *, strict: bool = False) -> str:
+        """Makes ``definition`` (a mapping, or a file's text) the newest version of ``name``; answers the version.
+
+        ``strict`` refuses steps that leave it to the default what happens when they fail.
+        """
+        return self._send(calls.register(name, definition, strict=strict))
 
     def workflows(self) -> list[View]:
         return self._send(calls.workflows())

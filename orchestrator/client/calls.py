@@ -113,6 +113,21 @@ def resume_webhook(job_id: str, *, tenant: str | None) -> Call[Job]:
     return Call("POST", f"/v1/jobs/{_part(job_id)}/webhook/resume", Job.read, {"tenant": tenant})
 
 
+def invalidate(job_id: str, path: str, body: View, *, tenant: str | None, read: Callable[[Any], T]) -> Call[T]:
+    """Not repeated: the second time the job is running, and nobody could tell by whom."""
+    where = f"/v1/jobs/{_part(job_id)}/steps/{'/'.join(map(_part, path.split('/')))}/invalidate"
+    headers = {"Content-Type": "application/json"}
+    return Call("POST", where, read, {"tenant": tenant}, headers, dumps(body).encode(), repeatable=False)
+
+
+def fork(job_id: str, body: View, *, key: str | None, tenant: str | None, read: Callable[[Any], T]) -> Call[T]:
+    """May be repeated only with a key, or dry."""
+    headers = {"Content-Type": "application/json"} | ({} if key is None else {"Idempotency-Key": _header(key)})
+    again = key is not None or bool(body.get("dry_run"))
+    path = f"/v1/jobs/{_part(job_id)}/fork"
+    return Call("POST", path, read, {"tenant": tenant}, headers, dumps(body).encode(), again)
+
+
 def dead_letters(params: Mapping[str, Any]) -> Call[Page[View]]:
     return Call("GET", "/v1/dead-letters", lambda a: Page(a["dead_letters"], a["next"]), params)
 
@@ -121,19 +136,21 @@ def dead_letter(letter_id: str, *, tenant: str | None) -> Call[View]:
     return Call("GET", f"/v1/dead-letters/{_part(letter_id)}", dict, {"tenant": tenant})
 
 
-def replay(letter_id: str, note: str | None, *, tenant: str | None) -> Call[Job]:
+def replay(
+    letter_id: str, note: str | None, changes: Mapping[str, Any] | None = None, *, tenant: str | None
+) -> Call[Job]:
     """Not repeated: the second time the letter is closed, and nobody could tell by whom."""
-    return _decide(letter_id, "replay", note, tenant, Job.read)
+    return _decide(letter_id, "replay", {"note": note, "changes": changes}, tenant, Job.read)
 
 
 def discard(letter_id: str, note: str | None, *, tenant: str | None) -> Call[View]:
-    return _decide(letter_id, "discard", note, tenant, dict)
+    return _decide(letter_id, "discard", {"note": note}, tenant, dict)
 
 
-def _decide(letter_id: str, verb: str, note: str | None, tenant: str | None, read: Callable[[Any], T]) -> Call[T]:
+def _decide(letter_id: str, verb: str, body: View, tenant: str | None, read: Callable[[Any], T]) -> Call[T]:
     path = f"/v1/dead-letters/{_part(letter_id)}/{verb}"
-    body = dumps({"note": note}).encode()
-    return Call("POST", path, read, {"tenant": tenant}, {"Content-Type": "application/json"}, body, repeatable=False)
+    headers = {"Content-Type": "application/json"}
+    return Call("POST", path, read, {"tenant": tenant}, headers, dumps(body).encode(), repeatable=False)
 
 
 def decisions(params: Mapping[str, Any]) -> Call[Page[View]]:
@@ -151,13 +168,14 @@ def decide(wait_id: str, word: str, output: Any, note: str | None, *, tenant: st
     return Call("POST", f"/v1/decisions/{_part(wait_id)}", dict, {"tenant": tenant}, headers, body, repeatable=False)
 
 
-def register(name: str, definition: Mapping[str, Any] | str) -> Call[str]:
+def register(name: str, definition: Mapping[str, Any] | str, *, strict: bool = False) -> Call[str]:
     """``definition``: a mapping, or the text of a YAML or JSON file."""
     yaml = isinstance(definition, str)
     kind = "application/yaml" if yaml else "application/json"
     body = definition.encode() if isinstance(definition, str) else dumps(dict(definition)).encode()
     path = f"/v1/workflows/{_part(name)}"
-    return Call("PUT", path, lambda a: str(a["version"]), {}, {"Content-Type": kind}, body)
+    params = {"strict": "true"} if strict else {}
+    return Call("PUT", path, lambda a: str(a["version"]), params, {"Content-Type": kind}, body)
 
 
 def workflows() -> Call[list[View]]:

@@ -23,6 +23,10 @@ MAX_DELAY = 10.0
 _PROXY = frozenset({429, 502, 503, 504})
 
 
+#: Codes whose answers list what is wrong in a definition, place by place.
+_NAMED = frozenset({"invalid_definition", "refused_by_policy", "left_to_default"})
+
+
 def error_of(status: int, headers: Mapping[str, str], raw: bytes) -> OrchestratorError:
     """The class is found by the problem's ``code``: what the server raised is what the caller catches."""
     try:
@@ -35,7 +39,7 @@ def error_of(status: int, headers: Mapping[str, str], raw: bytes) -> Orchestrato
         kind = Unavailable if status in _PROXY else OrchestratorError
         return kind(text, mend="Is something else listening at this address?", retry_after=retry_after)
     code, detail = body["code"], str(body.get("detail", body["code"]))
-    if isinstance(body.get("problems"), list) and code in ("invalid_definition", "refused_by_policy"):
+    if isinstance(body.get("problems"), list) and code in _NAMED:
         return _definition_error(code, body["problems"])
     return _class_of(code, status)(detail, retry_after=retry_after)
 
@@ -45,7 +49,7 @@ def _definition_error(code: str, problems: list[Any]) -> DefinitionError:
     found = [Problem(**{k: v for k, v in p.items() if k in known}) for p in problems if isinstance(p, dict)]
     if code == DefinitionError.code:
         return DefinitionError(found)
-    kind: type[DefinitionError] = type("RefusedByPolicy", (DefinitionError,), {"code": code})
+    kind: type[DefinitionError] = type(code.title().replace("_", ""), (DefinitionError,), {"code": code})
     return kind(found)
 
 

@@ -51,6 +51,8 @@ class Job:
     input_tokens: int
     output_tokens: int
     failure: Failure | None
+    #: The job it was forked of.
+    origin: str | None = None
     input: Any = None
     output: Any = None
     webhook: dict[str, Any] | None = field(default=None, repr=False)

@@ -9,8 +9,10 @@ same transaction. Cancelling a subtree needs all its rows: ``stops`` names them,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, assert_never
 
+from orchestrator.domain.complaint import carried, input_change
 from orchestrator.domain.events import EventType
 from orchestrator.domain.ids import ROOT, StepPath, parent_of
 from orchestrator.domain.joins import Decision, decide
@@ -48,12 +50,12 @@ class Advance(Setbacks):
         """Applies the result of the attempt that holds ``row``. The fence has been checked."""
         started, attempt, agent, generation = row.started_at, row.attempt, row.agent, row.generation
         self._settled = (row.path, row.begun, result)
+        changed = input_change(self.plan.agents.get(row.agent or ""), row)
         record = self._settle(row, result)
         if row.kind is Kind.AGENT and record is not None:
             outcome, failure = record
-            self.attempts.append(
-                AttemptRecord(row.path, row.epoch, attempt, outcome, agent, generation, worker, started, failure, usage)
-            )
+            call = AttemptRecord(row.path, row.epoch, attempt, outcome, agent, generation, worker, started, failure)
+            self.attempts.append(replace(call, usage=usage, changed=changed))
             self._count("attempts_total", agent=agent or "", failure=failure.kind.value if failure else "")
             self._spend(agent or "", usage)
         if (isinstance(result, Retrying) and result.new_key) or isinstance(result, (FellBack, NotHappened)):
@@ -82,7 +84,7 @@ class Advance(Setbacks):
                     self.finish(row, StepState.CANCELLED, failure=failure)
                 else:
                     row.not_before = self.now + result.delay
-                    row.failure = carry_doubt(failure, row.failure)
+                    row.failure = carry_doubt(carried(failure, row.failure), row.failure)
                     self._move(row, StepState.RETRYING)
                     data = {"failure": failure.as_dict(), "attempt": row.attempt, "delay": round(result.delay, 3)}
                     self._event(EventType.STEP_RETRYING, row.path, data)

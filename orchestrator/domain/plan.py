@@ -220,6 +220,11 @@ class StepRow:
     #: The call that may have taken effect, while nobody knows, and for good when the step ended so. A claim of a step
     #: in doubt asks its agent's reconciler.
     doubt: Doubt | None = None
+    # what a person decided in a replay
+    #: Its input, in place of what ``with`` says.
+    given: Stored | None = None
+    #: Its agent, in place of the plan's.
+    chosen: str | None = None
 
     @property
     def terminal(self) -> bool:

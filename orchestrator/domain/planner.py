@@ -341,6 +341,8 @@ def _instance(
     agent = agent or node.agent
     path: StepPath = child(parent.path, name)
     row = StepRow(parent.job_id, path, ref, node.kind, parent.path, seq, tenant=parent.tenant, priority=parent.priority)
+    # Not from the beginning: what stood at this path before its scope was done again had epochs, fences and keys too.
+    row.epoch, row.fence, row.generation = parent.epoch, parent.fence, parent.generation
     row.vars = values
     row.queue = plan.queue_of(ref, agent)
     if node.kind is Kind.AGENT and agent is not None:

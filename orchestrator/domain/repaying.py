@@ -53,8 +53,8 @@ class Repaying(Moves):
         assert row.undoes is not None
         debt = self.debts[row.undoes]
         done = state is StepState.SUCCEEDED
-        origin = self.rows[debt.path]
-        if origin.state is StepState.COMPENSATING:
+        origin = self.rows.get(debt.path)  # gone, if what had opened it was done again since
+        if origin is not None and origin.state is StepState.COMPENSATING:
             self._move(origin, StepState.COMPENSATED if done else StepState.SUCCEEDED)
         verdict = "undone" if done else "stuck"
         self.paid[row.undoes] = (verdict, self.job.events + 1)

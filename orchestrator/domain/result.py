@@ -157,3 +157,5 @@ class AttemptRecord:
     usage: Usage = Usage()
     #: What a failed or superseded attempt answered, kept for the desk.
     output: Stored | None = None
+    #: How its input differed from the attempt before.
+    changed: dict[str, Any] = field(default_factory=dict)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.errors import Conflict, NotFound
-from orchestrator.domain.events import Event, EventType
 from orchestrator.domain.ids import ROOT, StepPath, child, parent_of
-from orchestrator.domain.plan import JobRow, Plan, StepRow
+from orchestrator.domain.plan import JobRow, Kind, Plan, StepRow
+from orchestrator.domain.reopening import Reopening
 from orchestrator.domain.saga import is_undoing
+from orchestrator.domain.stale import NOTHING, Stale, begin_again, stale_from, take_out
 from orchestrator.domain.states import STEP_DONE, JobState, StepState
-from orchestrator.engine import audit, undoing
+from orchestrator.engine import audit, edits, queries, undoing
 from orchestrator.engine.context import Engine
-from orchestrator.store import changes, desk, history, jobs, steps, webhooks
+from orchestrator.engine.edits import Edit
+from orchestrator.store import desk, history, jobs, payloads, steps, webhooks
+from orchestrator.store.changes import Changes, write
 from orchestrator.store.database import Session
 from orchestrator.store.history import CounterKey
+from orchestrator.store.rows import job_values
 
 
 def get(engine: Engine, letter_id: str, tenant: str | None = None) -> dict[str, Any]:
@@ -24,7 +29,7 @@ def get(engine: Engine, letter_id: str, tenant: str | None = None) -> dict[str, 
 
     def work(session: Session) -> dict[str, Any]:
         letter = _own(desk.letter(session, letter_id), letter_id, tenant)
-        return {**letter, "attempts": history.attempts_of(session, letter["job_id"], letter["path"])}
+        return {**letter, "attempts": queries.attempts(session, letter["job_id"], letter["path"])}
 
     return engine.db.run(work, readonly=True)
 
@@ -64,10 +69,20 @@ def undiscard(
     return engine.db.run(work)
 
 
-def replay(engine: Engine, letter_id: str, *, by: str, note: str | None = None, tenant: str | None = None) -> JobRow:
+def replay(
+    engine: Engine,
+    letter_id: str,
+    *,
+    by: str,
+    note: str | None = None,
+    tenant: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> JobRow:
     """failed → running, with a new run number; what failed or was cancelled is done again, what finished is kept.
 
-    Raises ``NotFound``, ``Conflict`` (the letter is closed, or the job is not failed).
+    ``changes`` to the failed step: ``{"input": …}`` in place of its ``with``, ``{"agent": name}`` of the job's plan, or
+    ``{"output": …}``, which ends it. Raises ``NotFound``, ``Conflict`` (the letter is closed, or the job is not
+    failed), ``InvalidInput``, ``PayloadTooLarge`` (the changes; then nothing is written).
     """
     ready: list[StepRow] = []
 
@@ -78,10 +93,13 @@ def replay(engine: Engine, letter_id: str, *, by: str, note: str | None = None, 
         _still_open(_own(desk.letter(session, letter_id, lock=True), letter_id, tenant))
         if not may_replay(job, seen["path"]):
             raise Conflict(f"job {job.id} is {job.state.value}; only a failed job is replayed.")
+        row = next(iter(steps.load(session, job.id, [StepPath(seen["path"])])), None)
+        edit = edits.examine(engine, session, job, row, changes or {}, by=by)
         crashpoint("dead_letter.replay")
         desk.close_letter(session, letter_id, "replayed", by, note)
-        audit.note(engine, session, "dead_letter.replayed", letter_id, tenant=job.tenant, by=by, why=note)
-        ready.extend(reopen(engine, session, job, seen["path"]))
+        data = {"path": edit.path, "changes": edit.difference} if edit is not None else None
+        audit.note(engine, session, "dead_letter.replayed", letter_id, tenant=job.tenant, by=by, why=note, data=data)
+        ready.extend(reopen(engine, session, job, edit, at=seen["path"]))
         return job
 
     job = engine.db.run(work)
@@ -96,60 +114,111 @@ def may_replay(job: JobRow, path: StepPath) -> bool:
     return job.state is JobState.FAILED
 
 
-def reopen(engine: Engine, session: Session, job: JobRow, path: StepPath = ROOT) -> list[StepRow]:
-    """Reopens a failed job's unfinished steps, each in a new epoch; answers those that are ready.
+def reopen(
+    engine: Engine,
+    session: Session,
+    job: JobRow,
+    edit: Edit | None = None,
+    *,
+    at: StepPath = ROOT,
+    stale: Stale = NOTHING,
+    data: Mapping[str, Any] | None = None,
+    replayed: bool = True,
+) -> list[StepRow]:
+    """Reopens the steps of a job that ended: the unfinished, and what is ``stale``; answers those that are ready.
 
-    ``path``: where its letter stands; a stuck undoing (``engine/undoing.py``) is reopened alone.
+    Each gets a new epoch. ``at``: where its letter stands, and a stuck undoing is reopened alone. What was undone
+    counts as not done, with all that depends on it. ``data`` goes into the history, ``replayed``: a dead letter is.
     """
-    if is_undoing(path):
-        return undoing.reopen(engine, session, job, path)
+    if is_undoing(at):
+        return undoing.reopen(engine, session, job, at)
     plan = engine.plans.get(session, job.version)
-    rows = {row.path: row for row in steps.load_all(session, job.id) if not is_undoing(row.path)}
-    before = {path: (row.state, row.fence) for path, row in rows.items()}
-    now = session.now()
-    job.state, job.run, job.failure, job.finished_at = JobState.RUNNING, job.run + 1, None, None
-    if job.deadline_at is not None and job.created_at is not None:
-        job.deadline_at = now + (job.deadline_at - job.created_at)
-    job.events += 1
+    advance = Reopening(plan, job, steps.load_all(session, job.id), session.now(), engine.caps.steps)
+    rows = advance.rows
+    undone = [path for path, row in rows.items() if row.state is StepState.COMPENSATED]
+    stale = stale_from(plan, rows, undone).and_also(stale) if undone else stale
     undoing.owe_again(session, job.id)
-    reopened = _reopened(rows)
-    for at in reopened:
-        _reset(plan, rows[at])
-    _recount(plan, rows, reopened)
-    ready = _let_go(plan, rows, reopened, now)
+    if stale.again:
+        history.keep_outputs(session, job.id, stale.again | stale.gone)
+        steps.delete(session, job.id, stale.gone)
+        job.steps -= len(stale.gone)
+    reopened, ready = set_going(plan, rows, stale, edit, advance.now)
+    said: dict[str, Any] = {"steps": len(reopened), **(data or {})}
+    if edit is not None:
+        said |= {"path": edit.path, "changes": edit.difference, "by": edit.by}
+    advance.reopen_job([rows[path] for path in reopened], said)
+    if edit is not None and edit.output is not None:
+        advance.give(rows[edit.path], edit.output, edit.by)
     crashpoint("epoch.change")
-    event = Event(job.id, job.events, EventType.JOB_REOPENED, None, {"steps": len(reopened)}, job.run, now)
-    moved = steps.moved([rows[path] for path in reopened], before)
-    if not changes.write(session, changes.Changes(moved=moved, webhooks=webhooks.owed(job, [event]))):
+    _write(engine, session, advance)
+    if replayed:
+        counts: Counter[CounterKey] = Counter({("dead_letters_replayed_total", (("workflow", job.workflow),)): 1})
+        history.add_counts(session, engine.process, counts)
+    return [row for row in (*ready, *advance.ready) if row.state is StepState.READY]
+
+
+def _write(engine: Engine, session: Session, advance: Reopening) -> None:
+    """All of it, or ``Conflict``."""
+    job, changed = advance.job, list(advance.changed.values())
+    payloads.write(session, (v for row in changed for v in (row.output, row.given)), engine.sizes.compress_bytes)
+    written = write(
+        session,
+        Changes(
+            moved=steps.moved(changed, advance.before),
+            attempts=history.attempt_rows(job.id, advance.attempts, advance.now),
+            events=history.event_rows(advance.events),
+            jobs=[job_values(job)],
+            counts=history.count_rows(engine.process, advance.counts),
+            webhooks=webhooks.owed(job, advance.events),
+        ),
+    )
+    if not written:
         raise Conflict(f"job {job.id} moved while it was being replayed.", mend="Try again.")
-    history.append_events(session, [event])
-    jobs.write(session, [job])
-    counts: Counter[CounterKey] = Counter({("dead_letters_replayed_total", (("workflow", job.workflow),)): 1})
-    history.add_counts(session, engine.process, counts)
-    return ready
 
 
-def _reopened(rows: dict[StepPath, StepRow]) -> list[StepPath]:
-    """What failed or was cancelled, below nothing but what is itself reopened; outermost first."""
+def set_going(
+    plan: Plan, rows: dict[StepPath, StepRow], stale: Stale, edit: Edit | None, now: float
+) -> tuple[list[StepPath], list[StepRow]]:
+    """Sets the unfinished and the stale of all ``rows`` of a job to where they begin: their paths, and those ready."""
+    take_out(rows, stale)
+    reopened = _reopened(rows, stale)
+    for path in reopened:
+        if path in stale.again:
+            begin_again(rows[path])
+        _reset(plan, rows[path], edit if edit is not None and edit.path == path else None)
+    _recount(plan, rows, reopened)
+    first = [edit.path] if edit is not None and edit.output is not None else []  # it is over at once: never held
+    ready = _let_go(plan, rows, [*first, *(path for path in reopened if path not in first)], now)
+    return reopened, ready
+
+
+def _reopened(rows: dict[StepPath, StepRow], stale: Stale) -> list[StepPath]:
+    """What failed or was cancelled, below nothing but what is itself reopened, and what is stale; outermost first."""
     out: list[StepPath] = []
     chosen: set[StepPath] = set()
     for path in sorted(rows, key=lambda p: (p.count("/") if p else -1, p)):
         parent = parent_of(path)
         if rows[path].state not in STEP_DONE and (parent is None or parent in chosen):
             chosen.add(path)
+        if path in chosen or path in stale.again or path in stale.around:
             out.append(path)
     return out
 
 
-def _reset(plan: Plan, row: StepRow) -> None:
-    own = plan.nodes[row.ref].agent
-    if own is not None and row.fallback:
-        row.agent, row.queue, row.limited = own, plan.queue_of(row.ref), plan.agents[own].metered
+def _reset(plan: Plan, row: StepRow, edit: Edit | None = None) -> None:
+    if edit is not None and edit.output is None:
+        row.given, row.chosen = edit.given or row.given, edit.agent or row.chosen
+    own = row.chosen or plan.nodes[row.ref].agent
+    other = own is not None and own != row.agent
+    if own is not None and other:
+        row.agent, row.queue = own, plan.queue_of(row.ref, own)
+        row.limited = plan.agents[own].metered
     row.fallback, row.degraded = 0, False
     row.epoch += 1
     row.fence += 1
-    if row.failure is not None and row.failure.outcome_known:
-        row.generation += 1  # the last call's outcome is known: the next one acts anew
+    known = row.failure is not None and row.failure.outcome_known
+    if known or other or (edit is not None and edit.given is not None):
+        row.generation += 1  # the last call's outcome is known, or the next is another call: it acts anew
     row.tries = row.losses = row.losses_alone = row.redispatches = 0
     row.begun = row.held = False
     row.lease_owner = row.lease_until = row.not_before = row.dispatched_at = row.mark = row.finished_at = None
@@ -167,8 +236,11 @@ def _recount(plan: Plan, rows: dict[StepPath, StepRow], reopened: list[StepPath]
     for path in reopened:
         row = rows[path]
         if row.width is not None:
+            if row.kind is Kind.SUPERVISE:  # later rounds may have been taken out
+                row.width = row.round = len(children[path])
             row.succeeded = sum(kid.state in STEP_DONE for kid in children[path])
-            row.failed = row.cancelled = 0
+            row.failed = sum(kid.state is StepState.FAILED for kid in children[path])
+            row.cancelled = sum(kid.state is StepState.CANCELLED for kid in children[path])
         scope = row.parent
         needs = plan.nodes[row.ref].needs
         row.deps_left = sum(rows[child(scope or StepPath(""), name)].state not in STEP_DONE for name in needs)

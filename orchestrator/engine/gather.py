@@ -31,6 +31,8 @@ class Claimed:
     #: For a composite's body: its children in order, with the JSON text of each output.
     children: list[tuple[StepRow, str | None]]
     vars: str | None
+    #: The JSON text of the input that a person gave in place of ``with``.
+    given: str | None
     texts: Texts
     #: For an undoing composite that opens: what is owed, each with its input's JSON text.
     owed: list[tuple[Debt, str]] = field(default_factory=list)
@@ -55,7 +57,7 @@ def gather(
         reads[key], children[key] = _reads(session, plans[row.job_id].nodes[row.ref], row)
     wanted = {(job_id, path) for (job_id, _), names in reads.items() for path in names.values()}
     outputs = _outputs(session, wanted, known)
-    values: list[Stored | None] = [row.vars for row in rows]
+    values: list[Stored | None] = [value for row in rows for value in (row.vars, row.given)]
     values += [row.output for row in outputs.values()]
     values += [child.output for group in children.values() for child in group]
     owed = _owed(session, rows)
@@ -77,6 +79,7 @@ def gather(
             },
             [(child, payloads.text_of(child.output, texts)) for child in children[key]],
             payloads.text_of(row.vars, texts),
+            payloads.text_of(row.given, texts),
             engine.texts,
             [(debt, payloads.text_of(debt.input, texts) or "null") for debt in owed.get(row.job_id, ())],
         )

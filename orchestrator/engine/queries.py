@@ -17,6 +17,7 @@ from orchestrator.engine.context import Engine
 from orchestrator.engine.submit import Accepted
 from orchestrator.store import feed, history, jobs, payloads, steps
 from orchestrator.store.database import Session
+from orchestrator.store.rows import stored
 
 
 def job_view(job: JobRow, texts: dict[str, str] | None = None, *, values: bool = False) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def job_view(job: JobRow, texts: dict[str, str] | None = None, *, values: bool =
         "input_tokens": job.input_tokens,
         "output_tokens": job.output_tokens,
         "failure": job.failure.as_dict() if job.failure else None,
+        "origin": job.origin,
     }
     if values:
         view["input"] = _value(job.input, texts or {})
@@ -180,9 +182,17 @@ def list_steps(
 def list_attempts(engine: Engine, job_id: JobId, tenant: str | None = None) -> list[dict[str, Any]]:
     def work(session: Session) -> list[dict[str, Any]]:
         _job(session, job_id, tenant)
-        return history.attempts_of(session, job_id)
+        return attempts(session, job_id)
 
     return engine.db.run(work, readonly=True)
+
+
+def attempts(session: Session, job_id: JobId, path: StepPath | None = None) -> list[dict[str, Any]]:
+    """Each with ``output`` where the step was done again since: what it answered then."""
+    rows = history.attempts_of(session, job_id, path)
+    values = [stored(row["output"], row.pop("output_ref")) for row in rows]
+    texts = payloads.read(session, values)
+    return [{**row, "output": _value(value, texts)} for row, value in zip(rows, values, strict=True)]
 
 
 def list_events(

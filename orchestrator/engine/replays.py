@@ -278,7 +278,8 @@ def _together(engine: Engine, session: Session, operation: Operation, failed: Pa
     opened: Opened = {}
     for letter in sorted(operations.take_letters(session, failed, operation)):
         crashpoint("dead_letter.replay")
-        opened[letter] = reopen(engine, session, *failed[letter])
+        job, path = failed[letter]
+        opened[letter] = reopen(engine, session, job, at=path)
     return opened
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.crashpoints import crashpoint
+from orchestrator.domain import failure_paths
 from orchestrator.domain.errors import (
     DefinitionError,
     IdempotencyMismatch,
@@ -64,9 +65,14 @@ class Accepted:
     secret: str | None = None
 
 
-def register(engine: Engine, workflow: Workflow, tenant: str = "default") -> str:
-    """Makes ``workflow`` the newest version of its name; answers the version. An unchanged one keeps its version."""
+def register(engine: Engine, workflow: Workflow, tenant: str = "default", *, strict: bool = False) -> str:
+    """Makes ``workflow`` the newest version of its name; answers the version. An unchanged one keeps its version.
+
+    ``strict`` refuses steps that leave it to the default what happens when they fail. Raises ``DefinitionError``.
+    """
     check(workflow)
+    if strict:
+        failure_paths.require(workflow)
 
     def work(session: Session) -> str:
         version, _ = _store(engine, session, workflow, tenant)
@@ -142,10 +148,10 @@ def accept(engine: Engine, session: Session, submission: Submission, ready: list
     body = [version, text, submission.priority, submission.tags, submission.deadline]
     body_hash = digest(body if submission.webhook is None else [*body, submission.webhook.as_given()])
     if submission.key is not None:
-        _check_key(submission.key)
+        check_key(submission.key)
         existing = jobs.by_key(session, submission.tenant, submission.key)
         if existing is not None:
-            return _same(existing, body_hash, submission.key)
+            return same(existing, body_hash, submission.key)
         if session.postgres:
             session.execute("SET LOCAL lock_timeout = '2s'")
     job = JobRow(JobId(engine.clock.new_id()), submission.tenant, workflow.name, version, JobState.QUEUED, events=1)
@@ -163,7 +169,7 @@ def accept(engine: Engine, session: Session, submission: Submission, ready: list
         twin = jobs.by_key(session, submission.tenant, submission.key or "")
         if twin is None:
             raise SubmitInProgress("a submit with this idempotency key was just rolled back.", mend="Try again.")
-        return _same(twin, body_hash, submission.key or "")
+        return same(twin, body_hash, submission.key or "")
     heads = [row for row in rows if row.state is StepState.READY]
     for row in heads:
         row.ready_at = job.created_at
@@ -227,12 +233,14 @@ def _input_text(engine: Engine, workflow: Workflow, value: Any) -> str:
     return text
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Raises ``InvalidInput`` for what cannot be an idempotency key."""
     if not 0 < len(key) <= KEY_LIMIT or not key.isprintable():
         raise InvalidInput(f"an idempotency key has 1 to {KEY_LIMIT} printable characters.")
 
 
-def _same(existing: JobRow, body_hash: str, key: str) -> Accepted:
+def same(existing: JobRow, body_hash: str, key: str) -> Accepted:
+    """The job that a key made before. Raises ``IdempotencyMismatch`` if that was for another body."""
     if existing.body_hash != body_hash:
         raise IdempotencyMismatch(
             f"the idempotency key {key!r} was used for another body, by job {existing.id}.",

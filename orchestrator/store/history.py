@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.domain.events import Event, EventType
@@ -90,6 +90,7 @@ def attempt_rows(job_id: JobId, records: Sequence[AttemptRecord], now: float) ->
             "input_tokens": record.usage.input_tokens,
             "output_tokens": record.usage.output_tokens,
             "cost_usd": record.usage.cost_usd,
+            "changed": json.dumps(record.changed, ensure_ascii=False) if record.changed else None,
         }
         for record in records
     ]
@@ -103,7 +104,18 @@ def attempts_of(session: Session, job_id: JobId, path: StepPath | None = None) -
     )
     for row in rows:
         row["failure"] = json.loads(row["failure"]) if row["failure"] else None
+        row["changed"] = json.loads(row["changed"]) if row["changed"] else None
     return rows
+
+
+def keep_outputs(session: Session, job_id: JobId, paths: Iterable[StepPath]) -> None:
+    """Copies the results of ``paths`` to the attempts that made them, before the steps are done again."""
+    session.execute(
+        "UPDATE attempts SET output = s.output, output_ref = s.output_ref FROM steps s WHERE attempts.job_id = :job"
+        " AND attempts.outcome = 'succeeded' AND s.job_id = :job AND s.path = attempts.path"
+        f" AND s.epoch = attempts.epoch AND {session.dialect.any_of('s.path', 'paths')}",
+        {"job": job_id, "paths": json.dumps(sorted(paths))},
+    )
 
 
 def count_rows(process: str, counts: Counts) -> list[changes.Row]:

@@ -1,7 +1,8 @@
 """The promises as queries that return violations: run after every fault test, by ``verify``, and as a health check.
 
 Each answers rows of (job_id, path, detail); none means it holds. I3 (effects at the agents' side) and I10 (metrics) are
-not visible from SQL: tests check them. I7 comes with budgets.
+not visible from SQL: tests check them. I7 comes with budgets. Epoch 0 is a result that a fork took over: its attempt is
+in the job it came of.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ CHECKS: Final[dict[str, tuple[str, str]]] = {
         "a succeeded agent step has its checkpoint and its attempt",
         (
             "SELECT s.job_id, s.path, 'no attempt or no output' AS detail FROM steps s WHERE s.kind = 'agent'"
-            " AND s.state = 'succeeded' AND NOT s.degraded AND ((s.output IS NULL AND s.output_ref IS NULL)"
+            " AND s.state = 'succeeded' AND NOT s.degraded AND s.epoch > 0"
+            " AND ((s.output IS NULL AND s.output_ref IS NULL)"
             " OR NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = s.job_id AND a.path = s.path"
             " AND a.epoch = s.epoch AND a.outcome = 'succeeded') AND NOT EXISTS"
             " (SELECT 1 FROM waits w WHERE w.job_id = s.job_id AND w.path = s.path AND w.state = 'decided'))"

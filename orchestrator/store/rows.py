@@ -95,6 +95,8 @@ def step_row(r: Mapping[str, Any]) -> StepRow:
         failure=failure_of(r["failure"]),
         failed_at=None if r["failed_at"] is None else StepPath(r["failed_at"]),
         doubt=doubt_of(r["doubt"]),
+        given=stored(r["given"], r["given_ref"]),
+        chosen=r["chosen"],
     )
 
 
@@ -148,6 +150,9 @@ def step_values(row: StepRow) -> dict[str, Any]:
         "failure": failure_text(row.failure),
         "failed_at": row.failed_at,
         "doubt": doubt_text(row.doubt),
+        "given": inline(row.given),
+        "given_ref": ref(row.given),
+        "chosen": row.chosen,
     }
 
 

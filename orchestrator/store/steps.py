@@ -105,8 +105,11 @@ def load_open_below(session: Session, job_id: JobId, top: StepPath) -> dict[Step
 
 
 def load_all(session: Session, job_id: JobId) -> list[StepRow]:
+    """All of the job's work: every step but those that undo."""
     rows = session.rows(
-        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job ORDER BY path " + "{for_update}", {"job": job_id}
+        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND kind <> 'undo' AND undoes IS NULL ORDER BY path "
+        "{for_update}",
+        {"job": job_id},
     )
     return [step_row(row) for row in rows]
 
@@ -177,3 +180,11 @@ def page(session: Session, job_id: JobId, after: StepPath | None, limit: int) ->
         {"job": job_id, "after": after if after is not None else "", "limit": limit},
     )
     return [step_row(row) for row in rows]
+
+
+def delete(session: Session, job_id: JobId, paths: Iterable[StepPath]) -> None:
+    """Takes steps out of a job that has ended: what opened them will be done again."""
+    session.execute(
+        f"DELETE FROM steps WHERE job_id = :job AND {session.dialect.any_of('path', 'paths')}",
+        {"job": job_id, "paths": json.dumps(sorted(paths))},
+    )

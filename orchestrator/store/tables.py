@@ -156,6 +156,10 @@ steps = Table(
     Column("failed_at", Text),
     #: The call that may have taken effect.
     Column("doubt", Text),
+    #: What a person decided in a replay: an input in place of ``with``, an agent in place of the plan's.
+    Column("given", Text),
+    Column("given_ref", Text),
+    Column("chosen", Text),
     PrimaryKeyConstraint("job_id", "path"),
     # The job is not first: an index that begins like the key tempts PostgreSQL to scan a wide job for each claim.
     Index("ix_steps_parent_job_id_seq", "parent", "job_id", "seq"),
@@ -194,6 +198,8 @@ attempts = Table(
     Column("input_tokens", Big, nullable=False),
     Column("output_tokens", Big, nullable=False),
     Column("cost_usd", Double, nullable=False),
+    #: How its input differed from the attempt before, as JSON; null: not at all.
+    Column("changed", Text),
     PrimaryKeyConstraint("job_id", "path", "epoch", "attempt"),
 )
 

@@ -168,6 +168,36 @@ def test_a_question_and_its_answer(desk: Shell) -> None:
     assert (seen["decision"], seen["note"], seen["decisions"]) == ("answer", "read it", [])
 
 
+def test_a_letter_goes_back_with_changes(desk: Shell, directory: Path) -> None:
+    desk.run("submit", "broken", "--wait")
+    (letter,) = read(desk, "dead-letters", "list")
+    replay = ["dead-letters", "replay", letter["id"]]
+    wrong = desk.run(*replay, "--agent", "nobody")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("error[invalid_input]: changes.agent: the job's workflow has no agent 'nobody'.")
+    assert desk.run(*replay, "--input", "{").returncode == 2
+    assert desk.run("dead-letters", "replay", "--all", "--output", "1").returncode == 2
+    (directory / "answer.txt").write_text('{"by": "hand"}')
+    assert read(desk, *replay, "--output", f"@{directory / 'answer.txt'}")["state"] == "succeeded"
+    assert read(desk, "jobs", "show", letter["job_id"])["output"] == {"by": "hand"}
+    assert read(desk, "dead-letters", "show", letter["id"])["attempts"][-1]["changed"]["output"] == "given"
+
+
+def test_a_finished_step_is_invalidated(desk: Shell) -> None:
+    job = read(desk, "submit", "hello", "--input", "who=you", "--wait")["id"]
+    seen = read(desk, "jobs", "invalidate", job, "fan/1", "--dry-run")
+    assert (seen["again"], seen["around"]) == (["fan/1"], ["", "fan"])
+    assert read(desk, "jobs", "invalidate", job, "fan/1", "--note", "once more")["run"] == 2
+    until(lambda: read(desk, "jobs", "show", job)["state"] == "succeeded", 20)
+    assert [step["epoch"] for step in read(desk, "jobs", "steps", job)] == [1, 2, 1, 2, 1]
+    assert desk.run("jobs", "invalidate", job, "nothing").returncode == 3
+    assert read(desk, "jobs", "fork", job, "fan", "--dry-run")["again"] == ["fan"]
+    made = read(desk, "jobs", "fork", job, "a", "--input", '{"who": "me"}', "--key", "f1")["id"]
+    until(lambda: read(desk, "jobs", "show", made)["state"] == "succeeded", 20)
+    shown = read(desk, "jobs", "show", made)
+    assert (shown["output"]["hello"], shown["origin"]) == ("me", job)
+
+
 def test_discard_closes_a_letter(desk: Shell) -> None:
     desk.run("submit", "broken", "--wait")
     (letter,) = read(desk, "dead-letters", "list")
@@ -211,6 +241,9 @@ def test_apply_registers_all_or_says_what_is_wrong(desk: Shell, directory: Path)
     refused = desk.run("workflows", "apply", "-f", directory / "new.yaml", "-f", directory / "bad.txt")
     assert refused.returncode == 2
     assert "bad.txt: line 2" in refused.stderr
+    strict = desk.run("workflows", "apply", "--strict", "-f", directory / "new.yaml")
+    assert (strict.returncode, strict.stdout) == (2, "")
+    assert f"error[left_to_default]: {directory / 'new.yaml'}: at steps[0].on_failure: the step 'a'" in strict.stderr
     first = read(desk, "workflows", "apply", "-f", str(directory / "new.yaml"))
     assert read(desk, "workflows", "apply", "-f", str(directory / "new.yaml")) == first
     assert desk.run("submit", f"new@{first[0]['version'][:8]}", "--input", "who=x", "--wait").returncode == 0

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import queries
+from orchestrator.engine import dead_letters, queries
 from orchestrator.engine.context import Caps
+from orchestrator.store import desk
 from tests.support.bench import Bench
 
 HERE = "tests.support.attempt_agents"
@@ -101,6 +102,20 @@ def test_a_rejected_answer_is_tried_again_with_the_complaint(bench: Bench) -> No
     tries = [(a["outcome"], a["cost_usd"], a["input_tokens"]) for a in done["attempts"] if a["path"] == "a"]
     assert tries == [("failed", 0.01, 10), ("succeeded", 0.01, 10)]
     assert (done["cost_usd"], done["input_tokens"]) == (0.02, 20)
+
+
+def test_what_an_attempt_was_told_is_kept(bench: Bench) -> None:
+    """E2: each attempt records how its input differed from the one before, and the dead letter shows it."""
+    retry = {"attempts": 2, "initial": "1ms", "max": "1ms", "on": ["invalid_output"]}
+    agent = {"kind": "python", "target": f"{HERE}:second_thoughts"}
+    done = run(bench, agent, {"checks": ["output.score == 2"], "retry": retry})
+    letter = bench.db.run(lambda s: desk.letters(s, tenant="default"))[0]["id"]
+    shown = dead_letters.get(bench.engine, letter)["attempts"]
+    assert [one["changed"] for one in shown] == [
+        None,
+        {"told": {"class": "invalid_output", "message": shown[0]["failure"]["message"]}},
+    ]
+    assert [one for one in done["attempts"] if one["path"] == "a"] == shown
 
 
 @pytest.mark.parametrize(

@@ -214,8 +214,8 @@ def test_a_letter_that_cannot_be_replayed_is_passed_over(bench: Bench, monkeypat
     jobs = fail(bench, 5)
     reopen, broken_one = dead_letters.reopen, jobs[2]
 
-    def unlucky(engine: Any, session: Any, job: Any, path: Any) -> Any:
-        opened = reopen(engine, session, job, path)
+    def unlucky(engine: Any, session: Any, job: Any, **more: Any) -> Any:
+        opened = reopen(engine, session, job, **more)
         if job.id == broken_one:
             raise Conflict("it moved")
         return opened

@@ -213,6 +213,38 @@ def test_while_compensating_nothing_is_replayed(bench: Bench, book: Book, tmp_pa
     bench.check()
 
 
+def test_a_replay_does_again_what_was_undone_and_what_depends_on_it(bench: Bench, book: Book, tmp_path: Path) -> None:
+    """Compensated steps count as not done: they run under new keys, and what came of them too."""
+    jam = tmp_path / "jam"
+    jam.touch()
+    branch = [booked("a"), {"id": "echo", "agent": "echo"}]
+    steps: list[Any] = [
+        {"id": "plain", "agent": "echo"},
+        booked("first"),
+        {"id": "each", "for_each": "[0, 1]", "do": branch},
+        booked("last"),
+        booked("never"),
+    ]
+    agents = {**book.agents(fails=["never"], jam=str(jam)), "echo": {"kind": "scripted"}}
+    flow = {"name": "trip", "agents": agents, "steps": steps}
+    job = bench.submit(flow, 1)
+    run(bench, job)
+    assert book.open() == set()
+    before = {line["key"] for line in book.lines("book")}
+    jam.unlink()
+    dead_letters.replay(bench.engine, letters(bench)[0]["id"], by="me")
+    bench.check()
+    run(bench, job)
+    view = bench.job(job)
+    assert (view["state"], view["run"]) == ("succeeded", 2)
+    assert len(book.open()) == 5
+    assert book.open().isdisjoint(before)
+    epochs = {path: step["epoch"] for path, step in bench.steps(job).items() if not path.startswith("~")}
+    assert epochs["plain"] == 1
+    assert {epoch for path, epoch in epochs.items() if path not in ("", "plain")} == {2}
+    bench.check()
+
+
 def test_replays_of_the_job_take_stuck_compensations_along(bench: Bench, book: Book) -> None:
     job = bench.submit(trip(book, fails=["s3"], stuck=["s0"]), 1)
     run(bench, job)
@@ -223,4 +255,6 @@ def test_replays_of_the_job_take_stuck_compensations_along(bench: Bench, book: B
     view = bench.job(job)
     assert (view["state"], view["run"]) == ("failed", 2)
     assert {letter["path"] for letter in letters(bench)} == {"s3", "~undo-2/2"}
+    standing = {key.split(":")[1] for key in book.open()}
+    assert standing == {"s0"}
     bench.check()

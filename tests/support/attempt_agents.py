@@ -54,3 +54,13 @@ def well(ctx: Context, input: Any) -> Any:
 def surrogate(ctx: Context, input: Any) -> Any:
     """Not encodable."""
     return {"text": "\ud800"}
+
+
+def counted(ctx: Context, input: Any) -> Any:
+    """Answers with the number of its attempt, and its input."""
+    return {**input, "n": ctx.attempt}
+
+
+def shrinking(ctx: Context, input: Any) -> Any:
+    """A list of three at first, then of two, then of one."""
+    return list(range(4 - ctx.attempt))

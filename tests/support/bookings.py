@@ -21,12 +21,18 @@ def _append(ctx: Context, line: dict[str, Any]) -> None:
         os.close(file)
 
 
+def _jammed(ctx: Context) -> bool:
+    """What fails does so while the file ``config.jam`` exists; without one, for ever."""
+    jam = ctx.config.get("jam")
+    return jam is None or os.access(jam, os.F_OK)
+
+
 async def book(ctx: Context, input: Any) -> Any:
     """Books under its idempotency key. Fails at the steps named in ``config.fails``: refused before anything is done.
 
     ``config.silent``: steps that book and then never say so. ``config.delay``: seconds before the booking.
     """
-    if ctx.step in ctx.config.get("fails", ()):
+    if ctx.step in ctx.config.get("fails", ()) and _jammed(ctx):
         raise Permanent("fully booked")
     await asyncio.sleep(ctx.config.get("delay", 0.0))
     _append(ctx, {"op": "book", "key": ctx.idempotency_key})
@@ -38,12 +44,11 @@ async def book(ctx: Context, input: Any) -> Any:
 async def unbook(ctx: Context, input: Any) -> Any:
     """Takes a booking back.
 
-    ``config.stuck``: the steps whose booking cannot be taken back, while ``config.jam`` exists.
+    ``config.stuck``: the steps whose booking cannot be taken back.
     ``config.shaky``: every first attempt takes it back and then says nothing.
     """
     assert ctx.undoing is not None
-    jam = ctx.config.get("jam")
-    if ctx.undoing.step in ctx.config.get("stuck", ()) and (jam is None or os.access(jam, os.F_OK)):
+    if ctx.undoing.step in ctx.config.get("stuck", ()) and _jammed(ctx):
         raise Permanent("the desk is closed")
     told = {"outcome": ctx.undoing.outcome, "input": input, "undoes": ctx.undoing.step}
     _append(ctx, {"op": "unbook", "key": ctx.undoing.key, "own": ctx.idempotency_key, **told})

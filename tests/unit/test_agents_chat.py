@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.outcome import FailureClass, Usage
+from orchestrator.domain.complaint import carried
+from orchestrator.domain.outcome import Failure, FailureClass, Usage
 from tests.support.agent_calls import agent, answer_of, call_context, failure_of_call
 from tests.support.fake_agents_server import FakeAgents, Reply
 from workers.agents import Egress
@@ -86,6 +87,19 @@ def test_json_answers_are_parsed(server: FakeAgents, content: str) -> None:
     server.reply(PATH, completion(content))
     assert answer_of(chat(server, answer="json"), {"text": ""}).output == {"a": 1}
     assert server.requests[0].json["response_format"] == {"type": "json_object"}
+
+
+def test_a_rejected_answer_is_asked_for_again_with_the_complaint(server: FakeAgents) -> None:
+    """E2: the prompt ends with why; while a later outcome is unknown, it stays the same to the letter."""
+    server.reply(PATH, completion("x"))
+    rejected = Failure(FailureClass.INVALID_OUTPUT, "score is missing", answered=True)
+    timeout = carried(Failure(FailureClass.TIMEOUT, "late", outcome_known=False), rejected)
+    for previous in (rejected, timeout, carried(timeout, timeout), Failure(FailureClass.TRANSIENT, "busy")):
+        answer_of(chat(server), {"text": "long"}, call_context(previous=previous))
+    prompts = [request.json["messages"][0]["content"] for request in server.requests]
+    assert prompts[0].startswith("Summarise: long\n")
+    assert "not accepted: score is missing" in prompts[0]
+    assert prompts == [prompts[0]] * 3 + ["Summarise: long"]
 
 
 def test_an_object_schema_is_sent_along(server: FakeAgents) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from orchestrator.domain.complaint import complaint
 from orchestrator.domain.expressions import ExpressionError, ExpressionFailed, Template
 from orchestrator.domain.json_values import NotJson, dumps, loads
-from orchestrator.domain.outcome import FailureClass, Usage
+from orchestrator.domain.outcome import Failure, FailureClass, Usage
 from orchestrator.domain.workflow import ChatAgent
 from orchestrator.ports import AgentFailed, Answer, CallContext
 from workers.agents.failing import excerpt, failed
@@ -54,7 +55,7 @@ class ChatCalls:
                 "Set model on the agent, or ORCHESTRATOR_CHAT_MODEL on the worker.",
             )
         agent = agent.model_copy(update={"model": model})
-        payload = _request(agent, self._prompt(agent.prompt, input))
+        payload = _request(agent, self._prompt(agent.prompt, input) + _rejection(context.previous))
         key = self._key(agent.api_key_env)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         url = f"{base_url.rstrip('/')}/chat/completions"
@@ -84,6 +85,12 @@ class ChatCalls:
         if not key.isascii() or not key.isprintable():
             raise failed(FailureClass.PERMANENT, f"The key in {name} has characters no header can carry. Correct it.")
         return key or None
+
+
+def _rejection(previous: Failure | None) -> str:
+    """What a prompt ends with after an answer that was not accepted."""
+    why = complaint(previous)
+    return "" if why is None else f"\n\nYour previous answer was not accepted: {why}\nAnswer again, with that mended."
 
 
 def _request(agent: ChatAgent, prompt: str) -> dict[str, Any]:

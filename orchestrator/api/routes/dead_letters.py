@@ -12,7 +12,7 @@ from orchestrator.api import paging
 from orchestrator.api.auth import Who, allow
 from orchestrator.api.body import Json, Route
 from orchestrator.api.house import house_of
-from orchestrator.api.schemas import DeadLetterPage, DeadLetterView, JobView, NoteRequest
+from orchestrator.api.schemas import DeadLetterPage, DeadLetterView, JobView, NoteRequest, ReplayRequest
 from orchestrator.api.times import When, seconds
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.outcome import FailureClass
@@ -71,9 +71,13 @@ async def show_dead_letter(request: Request, letter_id: str, who: Annotated[Who,
 
 @router.post("/{letter_id}/replay", status_code=202, response_model=JobView)
 async def replay_dead_letter(
-    request: Request, letter_id: str, who: Annotated[Who, allow("operate")], body: NoteRequest | None = None
+    request: Request, letter_id: str, who: Annotated[Who, allow("operate")], body: ReplayRequest | None = None
 ) -> Response:
-    """Continues the job from what failed; finished steps are kept. A letter that is not open is 409."""
+    """Continues the job from what failed; finished steps are kept. A letter that is not open is 409.
+
+    `changes` to the failed step: `input`, `agent`, or `output`, which ends it. What does not fit is 422, and nothing
+    is written.
+    """
     house = house_of(request)
     job = await house.threads.run(
         dead_letters.replay,
@@ -82,6 +86,7 @@ async def replay_dead_letter(
         by=who.caller.name,
         note=body.note if body else None,
         tenant=who.tenant,
+        changes=body.changes.model_dump(exclude_unset=True) if body and body.changes else None,
     )
     return Json(queries.job_view(job), 202)
 

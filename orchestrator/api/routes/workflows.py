@@ -15,6 +15,7 @@ from orchestrator.api.problems import UnsupportedMediaType
 from orchestrator.api.routes.jobs import definition
 from orchestrator.api.schemas import Registered, WorkflowList, WorkflowView
 from orchestrator.domain.errors import DefinitionError, NotFound, Problem
+from orchestrator.domain.failure_paths import left_to_default
 from orchestrator.domain.json_values import NotJson, loads
 from orchestrator.domain.parse import parse_workflow
 from orchestrator.domain.workflow import Workflow
@@ -67,10 +68,11 @@ async def show_workflow(request: Request, name: str, version: str | None = None)
 
 
 @router.put("/{name}", response_model=Registered, openapi_extra=_BODY, dependencies=[allow("admin")])
-async def register_workflow(request: Request, name: str) -> Response:
+async def register_workflow(request: Request, name: str, strict: bool = False) -> Response:
     """Makes a definition (JSON, or YAML as it stands in a file) the newest version of its name.
 
-    An unchanged definition keeps its version. All tenants share names, so this takes an admin's key.
+    An unchanged definition keeps its version. All tenants share names, so this takes an admin's key. `strict` refuses
+    steps that leave it to the default what happens when they fail; else they are named in `warnings`.
     """
     house = house_of(request)
     kind = media_type(request)
@@ -80,13 +82,14 @@ async def register_workflow(request: Request, name: str) -> Response:
         )
     raw = await read(request, house.settings.max_body_bytes)
 
-    def work() -> str:
+    def work() -> dict[str, Any]:
         workflow = _workflow(house, raw, is_yaml=kind in _YAML)
         if workflow.name != name:
             raise DefinitionError([Problem(f"the definition is named {workflow.name!r}, the address {name!r}", "name")])
-        return submit.register(house.engine, workflow)
+        version = submit.register(house.engine, workflow, strict=strict)
+        return {"name": name, "version": version, "warnings": list(map(str, left_to_default(workflow)))}
 
-    return Json({"name": name, "version": await house.threads.run(work)})
+    return Json(await house.threads.run(work))
 
 
 def _workflow(house: House, raw: bytes, *, is_yaml: bool) -> Workflow:
