@@ -132,6 +132,7 @@ def test_a_dead_child_is_replaced_and_named(house: Shell) -> None:
     assert died[0]["exit"] == -signal.SIGKILL
 
 
+@pytest.mark.timeout(240)
 def test_a_deaf_worker_ends_what_it_has_and_is_replaced(
     house: Shell, ledger: Ledger, redis_server: RedisServer, redis_url: str
 ) -> None:
