@@ -14,6 +14,7 @@ from orchestrator.domain.result import GaveUp
 from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import audit, breakers, queries, release
 from orchestrator.engine.explain import explain
+from orchestrator.engine.reconcile import Reconciler
 from orchestrator.engine.settle import Settle, claim, settle
 from orchestrator.engine.submit import Submission, register
 from orchestrator.engine.submit import submit as by_name
@@ -285,6 +286,20 @@ def test_a_tenant_that_submits_by_name_has_its_own(bench: Bench) -> None:
     assert bench.drive() == 0
     run(bench, flow(), "ok")
     assert breakers.listing(bench.engine, "default") == []
+
+
+def test_what_no_window_reaches_is_forgotten(bench: Bench) -> None:
+    """A process that is gone leaves its counts behind; a scheduler clears them away, and no others."""
+    run(bench, flow())
+    count = "SELECT count(*) FROM breaker_calls"
+    repair = Reconciler(bench.engine)
+    repair._tidy_at = 0.0
+    repair.tick()
+    assert bench.db.run(lambda s: s.value(count)) == 1
+    bench.db.run(lambda s: s.execute("UPDATE breaker_calls SET at = {now} - 7300"))
+    repair._tidy_at = 0.0
+    repair.tick()
+    assert bench.db.run(lambda s: s.value(count)) == 0
 
 
 def test_an_agent_without_a_breaker_asks_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
