@@ -6,6 +6,7 @@ something is to be written: a failure of it, the success that ends a row of them
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -49,33 +50,37 @@ def judge(engine: Engine, session: Session, advances: Iterable[Advance], now: fl
     """Opens and closes what follows from the attempts of ``advances``; answers what is to be counted."""
     seen = _seen(session, advances)
     rows = []
+    opened: dict[str, list[str]] = defaultdict(list)
     for (tenant, name), what in sorted(seen.items()):
         lately = what.window()
         if lately.calls or lately.usd:
             span = what.policy.window / sql.SPANS
             counts = (lately.calls, lately.failed, lately.usd)
             rows.append(sql.call_row(tenant, name, engine.process, span, now, *counts))
-        _decide(session, tenant, name, what, lately, now)
+        if _opens(session, tenant, name, what, lately, now):
+            opened[tenant].append(name)
+    for tenant, names in opened.items():  # once all rows of breakers are locked: the lock order
+        sql.call_back(session, tenant, names)
     return rows
 
 
-def _decide(session: Session, tenant: str, name: str, seen: _Seen, lately: Window, now: float) -> None:
+def _opens(session: Session, tenant: str, name: str, seen: _Seen, lately: Window, now: float) -> bool:
+    """Writes the breaker's next state, if it has another; whether that is open."""
     policy, state = seen.policy, sql.load(session, tenant, name)
     if not breaker.concerns(policy, state, seen.calls):
-        return
+        return False
     before = sql.window(session, tenant, name, now - policy.window)
     window = Window(before.calls + lately.calls, before.failed + lately.failed, before.usd + lately.usd)
     if breaker.decide(policy, state, window, seen.calls, now) == state:
-        return
+        return False
     locked = sql.lock(session, tenant, name)
     state = breaker.decide(policy, locked, window, seen.calls, now)
     if state == locked:
-        return
+        return False
     sql.save(session, tenant, name, state)
-    if state.until is not None:
-        sql.call_back(session, tenant, name)
-    elif locked.until is not None:
+    if state.until is None and locked.until is not None:
         sql.forget_calls(session, tenant, name)
+    return state.until is not None
 
 
 def _seen(session: Session, advances: Iterable[Advance]) -> dict[tuple[str, str], _Seen]:

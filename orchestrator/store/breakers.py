@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from orchestrator.domain.breaker import Signal, State, Trip, Window
 from orchestrator.domain.ids import JobId, StepPath
@@ -13,6 +14,8 @@ from orchestrator.store.database import Session
 #: A window is counted in so many spans; two more in the ring, so that none is written over while it counts.
 SPANS = 6
 _SLOTS = SPANS + 2
+#: As the index ``ix_steps_limited`` has it: SQLite finds it by these very words.
+_LIMITED = "limited AND state IN ('ready','running')"
 _ONE = "tenant = :tenant AND name = :name"
 
 
@@ -133,19 +136,19 @@ def forget_old_calls(session: Session, older: float) -> None:
 # the steps of an agent whose breaker is open
 
 
-def call_back(session: Session, tenant: str, name: str) -> None:
-    """Back to the backlog: every step of the breaker's agents that is published and not claimed.
+def call_back(session: Session, tenant: str, names: Iterable[str]) -> None:
+    """Back to the backlog: every step of the agents of these breakers that is published and not claimed.
 
     Their limits are locked first, as a feed does that publishes: what it publishes later, it knows to be held back.
     Rows that others hold are being claimed, or settled; those calls are under way.
     """
+    own, host = session.dialect.any_of("agent", "names"), session.dialect.any_of("provider", "names")
     agents = session.rows(
-        "SELECT agent FROM agent_limits WHERE tenant = :tenant AND (agent = :name OR provider = :name)"
-        " ORDER BY agent {for_update}",
-        {"tenant": tenant, "name": name},
+        f"SELECT agent FROM agent_limits WHERE tenant = :tenant AND ({own} OR {host}) ORDER BY agent {{for_update}}",
+        {"tenant": tenant, "names": json.dumps(sorted(names))},
     )
     rung = (
-        "SELECT job_id, path FROM steps WHERE limited AND state = 'ready' AND dispatched_at IS NOT NULL"
+        f"SELECT job_id, path FROM steps WHERE {_LIMITED} AND state = 'ready' AND dispatched_at IS NOT NULL"
         f" AND tenant = :tenant AND {session.dialect.any_of('agent', 'agents')} " + "{skip_locked}"
     )
     session.execute(
@@ -158,9 +161,9 @@ def call_back(session: Session, tenant: str, name: str) -> None:
 def held_back(session: Session, tenant: str, agent: str, limit: int) -> list[tuple[JobId, StepPath, str]]:
     """(job, path, ref) of steps that wait for the agent and have not been looked at since they became ready."""
     rows = session.rows(
-        "SELECT s.job_id, s.path, s.ref FROM steps s JOIN jobs j ON j.id = s.job_id WHERE s.limited"
-        " AND s.state = 'ready' AND s.dispatched_at IS NULL AND s.not_before IS NULL AND s.tenant = :tenant"
-        " AND s.agent = :agent AND j.state IN ('queued','running','waiting') LIMIT :limit",
+        f"SELECT job_id, path, ref FROM steps s WHERE {_LIMITED} AND state = 'ready' AND dispatched_at IS NULL"
+        " AND not_before IS NULL AND tenant = :tenant AND agent = :agent AND EXISTS (SELECT 1 FROM jobs j"
+        " WHERE j.id = s.job_id AND j.state IN ('queued','running','waiting')) LIMIT :limit",
         {"tenant": tenant, "agent": agent, "limit": limit},
     )
     return [(JobId(row["job_id"]), StepPath(row["path"]), row["ref"]) for row in rows]

@@ -21,3 +21,11 @@ def bench(url: str) -> Iterator[Bench]:
     yield it
     it.check()
     it.close()
+
+
+@pytest.fixture
+def other(url: str, bench: Bench) -> Iterator[Bench]:
+    """A second worker on the same database."""
+    it = Bench(url, process="bench-2")
+    yield it
+    it.close()

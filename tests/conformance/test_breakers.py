@@ -3,74 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from orchestrator.domain.errors import NotFound
-from orchestrator.domain.ids import JobId
 from orchestrator.domain.outcome import Failure, FailureClass
 from orchestrator.domain.result import GaveUp
 from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import audit, breakers, queries, release
 from orchestrator.engine.explain import explain
+from orchestrator.engine.reconcile import Reconciler
 from orchestrator.engine.settle import Settle, claim, settle
 from orchestrator.engine.submit import Submission, register
 from orchestrator.engine.submit import submit as by_name
 from orchestrator.store import feed as feed_sql
 from tests.support.bench import Bench
-
-#: Opens at the second failure of two calls, and stays open for a minute: no test waits for that.
-QUICK: dict[str, Any] = {"calls": 2, "cooldown": "1m"}
-LITE: dict[str, Any] = {"kind": "scripted", "script": [{"output": "lite"}]}
-
-
-def fails(kind: str = "transient", **more: Any) -> dict[str, Any]:
-    """An agent that fails each call; which of its calls, its input says (``ok``: it answers)."""
-    return {"kind": "python", "target": "tests.support.breaker_agents:moody", "config": {"class": kind, **more}}
-
-
-def flow(breaker: Any = QUICK, agent: dict[str, Any] | None = None, **step: Any) -> dict[str, Any]:
-    agents = {"shaky": {**(agent or fails()), "breaker": breaker}, "lite": LITE}
-    retry = {"attempts": 1}
-    return {"name": "t", "agents": agents, "steps": [{"id": "a", "agent": "shaky", "retry": retry, **step}]}
-
-
-def submit(bench: Bench, what: dict[str, Any], input: Any = "fail") -> JobId:
-    return bench.submit(what, input)
-
-
-def run(bench: Bench, what: dict[str, Any], input: Any = "fail") -> JobId:
-    job = submit(bench, what, input)
-    bench.drive()
-    return job
-
-
-def state(bench: Bench, name: str = "shaky") -> dict[str, Any]:
-    return next(row for row in breakers.listing(bench.engine, "default") if row["name"] == name)
-
-
-def phase(bench: Bench, name: str = "shaky") -> str:
-    return str(state(bench, name)["state"])
-
-
-def cool_down(bench: Bench) -> None:
-    """As if every wait were over."""
-    with bench.db.connect() as session:
-        session.execute("UPDATE breakers SET until = {now} - 0.001 WHERE until IS NOT NULL")
-
-
-def events(bench: Bench, job: JobId, kind: str) -> list[dict[str, Any]]:
-    return [event["data"] for event in bench.events(job) if event["type"] == kind]
-
-
-@pytest.fixture
-def other(url: str, bench: Bench) -> Iterator[Bench]:
-    """A second worker on the same database."""
-    it = Bench(url, process="bench-2")
-    yield it
-    it.close()
+from tests.support.breaker_flows import QUICK, cool_down, events, fails, flow, phase, phase_or_none, run, state, submit
 
 
 def test_it_opens_for_all_workers_within_one_window(bench: Bench, other: Bench) -> None:
@@ -143,63 +93,6 @@ def test_what_may_have_taken_effect_is_not_replaced(bench: Bench) -> None:
     step = bench.steps(job)["a"]
     assert (step["state"], step["agent"]) == ("ready", "shaky")
     assert len(events(bench, job, "step.held_back")) == 1
-
-
-def phase_or_none(bench: Bench) -> str | None:
-    return next((row["state"] for row in breakers.listing(bench.engine, None) if row["name"] == "shaky"), None)
-
-
-def test_three_failed_checks_in_a_row_open_it(bench: Bench) -> None:
-    """H1: fails quality three times (the default); a good answer in between begins the count again."""
-    what = flow({"cooldown": "1m"}, fails("invalid_output"))
-    for mood in ("fail", "fail", "ok", "fail", "fail"):
-        run(bench, what, mood)
-    assert (phase(bench), state(bench)["streak"]) == ("closed", 2)
-    run(bench, what)
-    assert (phase(bench), state(bench)["tripped_by"]["signal"]) == ("open", "quality")
-    job = run(bench, {**what, "steps": [{**what["steps"][0], "on_failure": [{"agent": "lite"}]}]})
-    assert bench.job(job)["output"] == "lite"
-
-
-def test_a_bad_answer_is_one_that_misses_its_check(bench: Bench) -> None:
-    what = flow({"quality": 2, "cooldown": "1m"}, checks=["output == 'good'"])
-    for _ in range(2):
-        run(bench, what, "ok")
-    assert state(bench)["tripped_by"]["class"] == "invalid_output"
-
-
-def test_overspending_opens_it(bench: Bench, other: Bench) -> None:
-    """H1: over-spends; what several workers spent within the window is one sum."""
-    what = flow({"usd": 0.25, "cooldown": "1m"}, fails(usd=0.1))
-    run(bench, what, "ok")
-    run(other, what, "ok")
-    assert phase_or_none(bench) is None
-    run(bench, what, "ok")
-    assert (phase(bench), state(bench)["tripped_by"]["signal"]) == ("open", "spend")
-    job = run(other, {**what, "steps": [{**what["steps"][0], "on_failure": [{"agent": "lite", "on": ["budget"]}]}]})
-    assert bench.job(job)["output"] == "lite"
-
-
-def test_the_same_answer_three_rounds_in_a_row_opens_it(bench: Bench) -> None:
-    """H1: loops; three rounds bring the same draft, and the fourth waits. Whoever reviews them is not blamed."""
-    again = {"assignments": [{"agent": "stuck", "input": 1}]}
-    agents = {
-        "boss": {
-            "kind": "python",
-            "target": "tests.support.breaker_agents:boss",
-            "config": {"plan": again},
-            "breaker": {"cooldown": "1m"},
-        },
-        "stuck": {"kind": "scripted", "script": [{"output": "the same"}], "breaker": {"cooldown": "1m"}},
-    }
-    rule = {"supervisor": "boss", "workers": ["stuck"], "rounds": 9, "until": "review.score > 0.5"}
-    job = run(bench, {"name": "t", "agents": agents, "steps": [{"id": "loop", "supervise": rule}]}, "goal")
-    assert (phase(bench, "stuck"), state(bench, "stuck")["tripped_by"]["signal"]) == ("open", "loop")
-    assert [row["name"] for row in breakers.listing(bench.engine, None)] == ["stuck"]
-    assert bench.steps(job)["loop/round-4/work/0"]["state"] == "ready"
-    cool_down(bench)
-    bench.drive()
-    assert (phase(bench, "stuck"), state(bench, "stuck")["trips"]) == ("open", 2)
 
 
 def test_half_open_one_call_is_tried_and_closes_it(bench: Bench, other: Bench) -> None:
@@ -298,12 +191,6 @@ def test_stragglers_say_nothing_new(bench: Bench) -> None:
     assert (phase(bench), state(bench)["trips"]) == ("half_open", 1)
 
 
-def test_a_rate_limit_that_names_its_wait_is_no_failure(bench: Bench) -> None:
-    what = flow({"calls": 1, "failures": "1%"}, fails("rate_limited", retry_after=60))
-    run(bench, what)
-    assert breakers.listing(bench.engine, None) == []
-
-
 def settle_as_away(bench: Bench) -> None:
     """The published step is called, and its host cannot be reached."""
     ref = bench.take()
@@ -342,6 +229,31 @@ def test_a_host_is_shared_by_its_agents(bench: Bench) -> None:
     assert len(bench.dispatcher.refs) == 1, "one call in all is tried at a host, whichever agent's"
 
 
+def test_many_settles_at_once_open_it_once(bench: Bench, other: Bench) -> None:
+    """H4: two workers fail call after call at the same moment, of two agents of one host: no deadlock, one opening."""
+    policy = {"calls": 12, "cooldown": "1m"}
+    agents = {
+        name: {"kind": "http", "url": f"http://api.example.com/{name}", "breaker": policy} for name in ("one", "two")
+    }
+    for n in range(40):
+        step = {"id": "a", "agent": ("one", "two")[n % 2]}
+        bench.submit({"name": "t", "agents": agents, "steps": [step]}, n)
+    bench.pump()
+    claimed = list(claim(bench.engine, bench.dispatcher.refs).values())
+    assert len(claimed) == 40
+    gone = GaveUp(Failure(FailureClass.TRANSIENT, "could not connect"))
+
+    def fail_all(worker: Bench, mine: list[Any]) -> int:
+        intents = [Settle(c.row.job_id, c.row.path, c.row.ref, c.row.fence, gone) for c in mine]
+        return sum(settle(worker.engine, [intent])[0].won for intent in intents)
+
+    with ThreadPoolExecutor(2) as threads:
+        done = threads.map(fail_all, (bench, other), (claimed[:20], claimed[20:]))
+        assert list(done) == [20, 20]
+    listed = {row["name"]: row["trips"] for row in breakers.listing(bench.engine, "default")}
+    assert listed == {"one": 1, "two": 1, "host:api.example.com": 1}
+
+
 def test_somebody_closes_it(bench: Bench) -> None:
     """The reset is written down, with what it undid."""
     for _ in range(2):
@@ -374,6 +286,20 @@ def test_a_tenant_that_submits_by_name_has_its_own(bench: Bench) -> None:
     assert bench.drive() == 0
     run(bench, flow(), "ok")
     assert breakers.listing(bench.engine, "default") == []
+
+
+def test_what_no_window_reaches_is_forgotten(bench: Bench) -> None:
+    """A process that is gone leaves its counts behind; a scheduler clears them away, and no others."""
+    run(bench, flow())
+    count = "SELECT count(*) FROM breaker_calls"
+    repair = Reconciler(bench.engine)
+    repair._tidy_at = 0.0
+    repair.tick()
+    assert bench.db.run(lambda s: s.value(count)) == 1
+    bench.db.run(lambda s: s.execute("UPDATE breaker_calls SET at = {now} - 7300"))
+    repair._tidy_at = 0.0
+    repair.tick()
+    assert bench.db.run(lambda s: s.value(count)) == 0
 
 
 def test_an_agent_without_a_breaker_asks_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

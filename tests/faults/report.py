@@ -37,6 +37,7 @@ ROWS = {
     "M4": ("a step that takes its process down every time", "5 losses alone, dead letter, neighbours succeed"),
     "O3": ("a join of thousands", "time linear in size"),
     "Limits": ("an agent's concurrency and rate over two workers", "never exceeded"),
+    "Breaker": ("an agent that is away, two workers, one killed", "left alone; nothing is given up"),
     "Feed": ("10,000 × 1 ms steps with the publishing cap", "≥ 90% of the uncapped rate"),
     "Fair": ("two tenants, 10:1 in load, 1:1 in weight", "1:1 ± 10%"),
     "A14": ("hundreds of jobs waiting for a retry", "hold no slot"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from tests.support.ledger import append
 from workers.context import AgentError, Context, InvalidOutput, RateLimited, Transient
 
 _KINDS: dict[str, type[AgentError]] = {
@@ -28,3 +30,12 @@ def boss(ctx: Context, input: Any) -> Any:
     if input["phase"] == "review":
         return {"score": 0.1}
     return {**ctx.config["plan"], "round": input["round"]}
+
+
+def away(ctx: Context, input: Any) -> Any:
+    """Cannot be reached until the file ``config.mended`` is there."""
+    append(ctx, "start", input)
+    if not Path(ctx.config["mended"]).exists():
+        raise Transient("nobody there", outcome_known=True)
+    append(ctx, "end", input)
+    return input
