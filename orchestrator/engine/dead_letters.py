@@ -247,24 +247,26 @@ def _recount(plan: Plan, rows: dict[StepPath, StepRow], reopened: list[StepPath]
 
 
 def _let_go(plan: Plan, rows: dict[StepPath, StepRow], reopened: list[StepPath], now: float) -> list[StepRow]:
-    """Sets each reopened row waiting, ready or pending; members beyond ``max_concurrency`` are held."""
+    """Sets each reopened row waiting, ready or pending; members beyond ``max_concurrency`` are held.
+
+    A member that had begun keeps its place: what is in it may be ready, so it cannot be held.
+    """
     ready: list[StepRow] = []
-    running: Counter[StepPath] = Counter()
-    for path in reopened:
-        row = rows[path]
-        parent = rows.get(row.parent) if row.parent is not None else None
-        if row.width is not None and row.live > 0:
-            row.state = StepState.WAITING
-        elif row.deps_left == 0:
-            row.state = StepState.READY
-        if parent is not None and row.state is not StepState.PENDING:
-            cap = plan.nodes[parent.ref].max_concurrency
-            running[parent.path] += 1
-            if cap is not None and running[parent.path] > cap:
-                row.state, row.held = StepState.PENDING, True
-        if row.state is StepState.READY:
-            row.ready_at = now
-            ready.append(row)
+    running: Counter[StepPath | None] = Counter()
+    begun = [rows[path] for path in reopened if rows[path].width is not None and rows[path].live > 0]
+    for row in begun:
+        row.state = StepState.WAITING
+        running[row.parent] += 1
+    for row in (rows[path] for path in reopened):
+        if row.state is StepState.WAITING or row.deps_left:
+            continue
+        cap = plan.nodes[rows[row.parent].ref].max_concurrency if row.parent is not None else None
+        running[row.parent] += 1
+        if cap is not None and running[row.parent] > cap:
+            row.held = True
+            continue
+        row.state, row.ready_at = StepState.READY, now
+        ready.append(row)
     return ready
 
 

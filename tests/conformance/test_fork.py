@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from orchestrator.domain.errors import Conflict, IdempotencyMismatch, InvalidInp
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import audit, dead_letters, fork, invalidate, submit
-from tests.conformance.test_invalidate import AGENTS, agent, calls, finished, flow
+from orchestrator.engine.settle import claim, settle
+from tests.conformance.test_engine import _success
+from tests.conformance.test_invalidate import AGENTS, Plans, agent, calls, finished, flow
 from tests.conformance.test_replay_changes import everything, letter_of
 from tests.support.bench import Bench
 
@@ -59,6 +63,36 @@ def test_what_the_step_does_not_reach_is_taken_over(bench: Bench, path: str, aga
     invalidate.invalidate(bench.engine, made, StepPath("a"), by="ann")
     bench.drive()
     assert bench.job(made)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("round_", range(6))
+def test_of_any_plan_only_the_dependents_are_done(bench: Bench, round_: int, seed: int) -> None:
+    """M4: on random plans, what the new job calls is what the model of invalidation says."""
+    rng = random.Random(seed * 100 + round_)
+    plans = Plans(rng)
+    job = finished(bench, plans.list_of("", 2))
+    path = rng.choice(sorted(bench.steps(job)))
+    made = forked(bench, job, path)
+    assert set(calls(bench, made)) == {at for at in plans.begins_after(path) if at in calls(bench, job)}
+    assert bench.job(made)["output"] == bench.job(job)["output"]
+    assert bench.job(made)["steps"] == len(bench.steps(made)) + 1 == len(bench.steps(job)) + 1
+
+
+def test_a_job_that_still_runs_is_forked_from_what_it_has_finished(bench: Bench) -> None:
+    job = bench.submit(flow([agent("a"), agent("b"), agent("c")]), 1)
+    bench.pump()
+    for _ in range(2):
+        [mine] = claim(bench.engine, [bench.take()]).values()
+        if mine.row.path == "a":
+            settle(bench.engine, [replace(_success(mine), continue_on=frozenset())])
+            bench.pump()
+    made = fork.fork(bench.engine, wanted(job, "a")).job.id
+    states = {path: step["state"] for path, step in bench.steps(made).items()}
+    assert states == {"a": "ready", "b": "pending", "c": "pending"}
+    assert bench.steps(job)["b"]["state"] == "running"
+    settle(bench.engine, [_success(mine)])
+    bench.drive()
+    assert (bench.job(made)["state"], bench.job(made)["output"]) == ("succeeded", 1)
 
 
 def test_the_step_may_have_another_input_or_agent(bench: Bench) -> None:

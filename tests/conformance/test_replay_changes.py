@@ -142,6 +142,20 @@ def test_a_result_for_a_member_frees_its_place(bench: Bench, cap: int) -> None:
     assert bench.job(job)["output"] == ["mine"] * 4
 
 
+def test_a_member_that_had_begun_keeps_its_place(bench: Bench) -> None:
+    """M4: of a dozen members one at a time, the third is mended; those that had not begun wait behind it."""
+    says = "${{ item == 2 ? dyn('two') : dyn({'n': item}) }}"
+    body = [{"id": "x", "agent": "echo"}, {"id": "y", "agent": "picky", "with": says}]
+    step = {"id": "f", "for_each": "${{ input }}", "do": body, "max_concurrency": 1}
+    job = bench.submit({"name": "t", "agents": AGENTS, "steps": [step]}, list(range(12)))
+    bench.drive()
+    dead_letters.replay(bench.engine, letter_of(bench, job), by="ann", changes={"input": {"n": 2}})
+    states = {path: row["state"] for path, row in bench.steps(job).items() if path.count("/") == 1}
+    assert {path for path, state in states.items() if state not in ("pending", "succeeded")} == {"f/2"}
+    bench.drive()
+    assert bench.job(job)["output"] == [{"n": n} for n in range(12)]
+
+
 WRONG: list[tuple[Any, str]] = [
     ({"input": {"n": "x"}, "agent": "picky"}, "changes.input misses the input_schema of 'picky': .*n"),
     ({"agent": "picky"}, "changes.input misses the input_schema of 'picky'"),
