@@ -134,7 +134,7 @@ def _reset(plan: Plan, row: StepRow) -> None:
     row.fallback, row.degraded = 0, False
     row.epoch += 1
     row.fence += 1
-    if row.failure is not None and row.failure.outcome_known:
+    if row.doubt is None and row.failure is not None and row.failure.outcome_known:
         row.generation += 1  # the last call's outcome is known: the next one acts anew
     row.tries = row.losses = row.losses_alone = row.redispatches = 0
     row.begun = row.held = False
