@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.domain.events import EventType
 from orchestrator.domain.ids import ROOT
 from orchestrator.domain.moves import Moves
@@ -56,6 +58,8 @@ class Repaying(Moves):
         origin = self.rows.get(debt.path)  # gone, if what had opened it was done again since
         if origin is not None and origin.state is StepState.COMPENSATING:
             self._move(origin, StepState.COMPENSATED if done else StepState.SUCCEEDED)
+        elif origin is not None and done:
+            self._settle_doubt(origin)
         verdict = "undone" if done else "stuck"
         self.paid[row.undoes] = (verdict, self.job.events + 1)
         self._count("compensations_total", outcome=verdict)
@@ -66,6 +70,13 @@ class Repaying(Moves):
         failure = row.failure or Failure(FailureClass.BUG, "stuck without a reason")
         self._event(EventType.COMPENSATION_STUCK, debt.path, {**data, "failure": failure.as_dict()})
         self._park(row.path, failure)
+
+    def _settle_doubt(self, origin: StepRow) -> None:
+        """A call that may have taken effect has none now: a replay makes it anew."""
+        origin.doubt = None
+        if origin.failure is not None:
+            origin.failure = replace(origin.failure, outcome_known=True)
+        self._touch(origin)
 
     def _finish_undoing(self, row: StepRow) -> None:
         """All is undone or parked. When a parked one was replayed, the job ends as it had ended before."""

@@ -154,12 +154,12 @@ class Setbacks(Repaying, ABC):
                 assert_never(word)
 
     def _run_again(self, row: StepRow, *, from_the_start: bool) -> None:
-        own = self.plan.nodes[row.ref].agent
+        own, last = self.plan.nodes[row.ref].agent, row.agent
         if from_the_start and own is not None:
             agent = self.plan.agents[own]
             row.agent, row.queue, row.limited, row.fallback = own, QueueName(agent.queue), agent.metered, 0
-        if row.doubt is not None or row.failure is None or row.failure.outcome_known:
-            row.generation += 1  # it is known what became of the last call: the next one acts anew
+        if row.doubt is not None or row.agent != last or row.failure is None or row.failure.outcome_known:
+            row.generation += 1  # another agent, or it is known what became of the last call: the next one acts anew
         self._nothing_happened(row)
         row.doubt = row.first_started_at = None
         row.tries = row.losses = row.losses_alone = 0

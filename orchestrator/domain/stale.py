@@ -96,8 +96,10 @@ def _later_round(rows: Mapping[StepPath, StepRow], rounds: Mapping[StepPath, int
 def begin_again(row: StepRow) -> None:
     """Takes back what a step had come to, and what a person had decided for it. Its next call is a new one."""
     row.width, row.round, row.succeeded, row.failed, row.cancelled = None, 0, 0, 0, 0
-    row.output = row.given = row.chosen = row.failure = None
-    row.generation += 1
+    row.output = row.given = row.chosen = None
+    if row.doubt is None:  # else somebody is asked about that call first, by its key
+        row.failure = None
+        row.generation += 1
 
 
 def take_out(rows: dict[StepPath, StepRow], stale: Stale) -> None:

@@ -216,9 +216,12 @@ def _reset(plan: Plan, row: StepRow, edit: Edit | None = None) -> None:
     row.fallback, row.degraded = 0, False
     row.epoch += 1
     row.fence += 1
-    known = row.failure is not None and row.failure.outcome_known
-    if known or other or (edit is not None and edit.given is not None):
-        row.generation += 1  # the last call's outcome is known, or the next is another call: it acts anew
+    known = row.doubt is None and row.failure is not None and row.failure.outcome_known
+    if other or (edit is not None and edit.given is not None):
+        row.generation += 1  # it is another call now, whatever became of the last
+        row.doubt = None
+    elif known:
+        row.generation += 1  # the last call's outcome is known: the next one acts anew
     row.tries = row.losses = row.losses_alone = row.redispatches = 0
     row.begun = row.held = False
     row.lease_owner = row.lease_until = row.not_before = row.dispatched_at = row.mark = row.finished_at = None

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.domain.errors import Conflict, InvalidInput, NotFound
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.outcome import Failure, FailureClass, Stored
-from orchestrator.domain.result import Doubted, Succeeded
+from orchestrator.domain.result import Cancelled, Doubted, Succeeded
 from orchestrator.engine import audit, cancel, dead_letters, decisions, explain, queries
 from orchestrator.engine.release import release_lost
 from orchestrator.engine.settle import Settle, claim, settle
@@ -109,7 +109,7 @@ def test_to_give_up_parks_the_job_and_a_replay_asks_again(bench: Bench) -> None:
     decisions.decide(bench.engine, asked(bench, job)["id"], "not_happened", by="ann")
     bench.drive()
     assert bench.job(job)["state"] == "succeeded"
-    assert [key for outcome, key in keys(bench, job) if outcome != "reconciled"] == [1, 2]
+    assert keys(bench, job) == [("failed", 1), ("reconciled", 1), ("succeeded", 2)]
 
 
 def test_the_first_decision_counts_and_the_second_hears_of_it(bench: Bench) -> None:
@@ -302,7 +302,21 @@ def test_a_failed_neighbour_closes_it_and_a_replay_asks_before_it_calls(bench: B
     dead_letters.replay(bench.engine, letter["id"], by="ann")
     bench.drive()
     called = [a for a in queries.list_attempts(bench.engine, job) if a["path"] == "p/x"]
-    assert [a["outcome"] for a in called if a["outcome"] != "reconciled"] == ["failed"]
+    assert [(a["outcome"], a["generation"]) for a in called if a["outcome"] != "reconciled"] == [("failed", 1)]
+
+
+def test_a_call_that_was_cut_off_is_remembered_as_a_doubt(bench: Bench) -> None:
+    """P4: a live call of a scope that stops is cut in the middle, and nobody knows what became of it."""
+    job = bench.submit(flow(blind({"output": 1})), 1)
+    bench.pump()
+    row = next(iter(claim(bench.engine, [bench.take()]).values())).row
+    bench.db.run(lambda session: steps.mark_begun(session, row))
+    cancel.cancel(bench.engine, job)
+    assert settle(bench.engine, [Settle(job, row.path, row.ref, row.fence, Cancelled())])[0].won
+    assert bench.job(job)["state"] == "cancelled"
+    (left,) = bench.db.run(lambda session: steps.load(session, job, [row.path]))
+    assert left.doubt is not None
+    assert (left.doubt.agent, left.doubt.failure.outcome_known) == ("it", False)
 
 
 def test_the_deadline_does_not_run_while_a_person_is_asked(bench: Bench) -> None:

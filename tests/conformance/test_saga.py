@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.ids import JobId
-from orchestrator.engine import dead_letters, undoing
+from orchestrator.engine import dead_letters, decisions, undoing
 from orchestrator.engine.cancel import cancel
 from orchestrator.store import desk
 from tests.support.bench import Bench
@@ -141,6 +141,28 @@ def test_a_call_that_may_have_taken_effect_is_undone_too(bench: Bench, book: Boo
     assert told["s1"] == ("unknown", None)
     assert told["s0"][0] == "known"
     assert bench.steps(job)["s1"]["state"] == "failed"
+    bench.check()
+    dead_letters.replay(bench.engine, letters(bench)[0]["id"], by="me")
+    run(bench, job)
+    assert len({line["key"] for line in book.lines("book") if line["step"] == "s1"}) == 2  # what was undone is known
+    bench.check()
+
+
+def test_a_call_in_doubt_that_people_give_up_is_undone(bench: Bench, book: Book) -> None:
+    """An agent that ignores the key is not called again; its compensator is told that nobody knows."""
+    agents = book.agents(silent=["s1"])
+    agents["book"]["honours_key"] = False
+    flow = {"name": "trip", "agents": agents, "steps": [booked("s0"), booked("s1")]}
+    job = bench.submit(flow, 1)
+    bench.drive()
+    assert bench.job(job)["state"] == "waiting"
+    assert len(book.lines("book")) == 2
+    (wait,), _ = decisions.listing(bench.engine, tenant="default")
+    decisions.decide(bench.engine, wait["id"], "fail", by="me")
+    run(bench, job)
+    assert bench.job(job)["state"] == "failed"
+    assert book.open() == set()
+    assert [(line["undoes"], line["outcome"]) for line in book.lines("unbook")] == [("s1", "unknown"), ("s0", "known")]
     bench.check()
 
 
