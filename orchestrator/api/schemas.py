@@ -198,8 +198,18 @@ class WebhookView(BaseModel):
     secret: str | None = None
 
 
+class GapView(BaseModel):
+    """A call that failed in a job that succeeded all the same. ``kind``: ``failed``: its branch is left out of the
+    output; ``default`` or ``skipped``: what ``on_failure`` put in its place."""
+
+    path: str
+    kind: Literal["failed", "default", "skipped"]
+    failure: FailureView | None
+
+
 class JobView(BaseModel):
-    """Times are seconds since the epoch. ``input``, ``output`` and ``webhook`` only where one job is asked for."""
+    """Times are seconds since the epoch. ``input``, ``output``, ``gaps`` and ``webhook`` only where one job is asked
+    for. ``gaps``: what a success lacks, the first 100."""
 
     id: str
     workflow: str
@@ -221,6 +231,7 @@ class JobView(BaseModel):
     origin: str | None = Field(default=None, description="The job it was forked of.")
     input: Any = None
     output: Any = None
+    gaps: list[GapView] = []
     webhook: WebhookView | None = None
 
 

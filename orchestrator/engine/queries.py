@@ -11,7 +11,7 @@ from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import JobRow, Plan, StepRow
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import JobState, StepState
 from orchestrator.engine import webhooks
 from orchestrator.engine.context import Engine
 from orchestrator.engine.submit import Accepted
@@ -119,6 +119,16 @@ def _job(session: Session, job_id: JobId, tenant: str | None) -> JobRow:
     return job
 
 
+#: Gaps shown at most.
+GAPS = 100
+
+
+def gap_view(row: StepRow) -> dict[str, Any]:
+    """What is missing from a result, or stands in for it: a failed branch, a default, a skip."""
+    kind = "failed" if row.state is StepState.FAILED else "skipped" if row.state is StepState.SKIPPED else "default"
+    return {"path": row.path, "kind": kind, "failure": row.failure.as_dict() if row.failure is not None else None}
+
+
 def show_job(engine: Engine, job_id: JobId, tenant: str | None = None) -> dict[str, Any]:
     """One job with input and output. Raises ``NotFound``."""
 
@@ -127,6 +137,8 @@ def show_job(engine: Engine, job_id: JobId, tenant: str | None = None) -> dict[s
         view = job_view(job, payloads.read(session, [job.input, job.output]), values=True)
         if job.webhook is not None:
             view["webhook"] = webhooks.view(session, job)
+        if job.state is JobState.SUCCEEDED:
+            view["gaps"] = [gap_view(row) for row in steps.gaps(session, job_id, GAPS)]
         return {**view, "provenance": provenance(engine.plans.get(session, job.version))}
 
     return engine.db.run(work, readonly=True)

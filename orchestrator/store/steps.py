@@ -174,6 +174,16 @@ def children(session: Session, job_id: JobId, parent: StepPath) -> list[StepRow]
     return [step_row(row) for row in rows]
 
 
+def gaps(session: Session, job_id: JobId, limit: int) -> list[StepRow]:
+    """Calls that failed without failing the job, or ended with a default; by path."""
+    rows = session.rows(
+        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND kind = 'agent' AND (state = 'failed' OR degraded)"
+        " ORDER BY path LIMIT :limit",
+        {"job": job_id, "limit": limit},
+    )
+    return [step_row(row) for row in rows]
+
+
 def page(session: Session, job_id: JobId, after: StepPath | None, limit: int) -> list[StepRow]:
     rows = session.rows(
         f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND path > :after ORDER BY path LIMIT :limit",

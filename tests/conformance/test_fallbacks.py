@@ -70,3 +70,25 @@ def test_when_nothing_is_left_the_step_fails_and_a_replay_begins_with_its_own_ag
     assert bench.steps(job)["a"]["agent"] == "broken"
     bench.drive()
     assert bench.job(job)["state"] == "failed"
+
+
+def test_a_success_names_its_gaps(bench: Bench) -> None:
+    """E6: a fan-out is never lost whole; what is missing, or stands in for it, has a name and a reason."""
+    picky = {"kind": "python", "target": "tests.support.breaker_agents:moody", "config": {"class": "invalid_output"}}
+    member = {"agent": "picky", "retry": {"attempts": 1}}
+    steps = [
+        {"id": "each", "for_each": "${{ input }}", "do": member, "join": {"tolerate": 1}},
+        {"id": "extra", "agent": "broken", "on_failure": [{"value": "none"}]},
+        {"id": "more", "agent": "broken", "on_failure": [{"skip": True}]},
+    ]
+    flow = {"name": "t", "agents": {**AGENTS, "picky": picky}, "steps": steps, "output": "${{ steps.each }}"}
+    job = bench.submit(flow, ["ok", "bad", "ok"])
+    bench.drive()
+    view = bench.job(job)
+    assert (view["state"], view["output"]) == ("succeeded", ["fine", "fine"])
+    assert [(gap["path"], gap["kind"]) for gap in view["gaps"]] == [
+        ("each/1", "failed"),
+        ("extra", "default"),
+        ("more", "skipped"),
+    ]
+    assert view["gaps"][0]["failure"]["message"] == "not today"

@@ -11,8 +11,9 @@ from tests.support.shapes import NAMES, Variant
 Kind = Literal["kill", "raise", "lie"]
 KINDS: tuple[Kind, ...] = ("kill", "raise", "lie")
 
-#: P13: a worker's parent saw it die. Its steps run again within so many seconds.
-SEEN_DYING = 2.0
+#: P13: a worker's parent saw it die. Its steps run again within 2 s, which `test_takeover.py` holds on its own; here
+#: three installations share the machine, and a second is theirs.
+SEEN_DYING = 3.0
 #: Nobody held the step: its message is gone, which markers find. Marker (0.5 s) + grace (2 s) + what the machine takes.
 LOST_MESSAGE = 8.0
 
