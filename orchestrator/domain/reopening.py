@@ -30,12 +30,15 @@ class Reopening(Advance):
         self._count("attempts_total", agent="", failure="")
         self.finish(row, StepState.SUCCEEDED, output=output, data={"given_by": by})
 
-    def reopen_job(self, rows: Iterable[StepRow], data: dict[str, Any]) -> None:
-        """Takes up a job that had ended, in a new run; ``rows`` are the caller's, set to where they begin again."""
+    def reopen_job(self, rows: Iterable[StepRow], data: dict[str, Any], since: float | None) -> None:
+        """Takes up a job that had ended, in a new run; ``rows`` are the caller's, set to where they begin again.
+
+        ``since``: when its last run began. The new run has as long as that one had.
+        """
         job = self.job
         job.state, job.run, job.failure, job.output, job.finished_at = JobState.RUNNING, job.run + 1, None, None, None
-        if job.deadline_at is not None and job.created_at is not None:
-            job.deadline_at = self.now + (job.deadline_at - job.created_at)
+        if job.deadline_at is not None and since is not None:
+            job.deadline_at = self.now + (job.deadline_at - since)
         for row in rows:
             self._touch(row)
         self._event(EventType.JOB_REOPENED, None, data)

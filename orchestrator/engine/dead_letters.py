@@ -146,7 +146,7 @@ def reopen(
     said: dict[str, Any] = {"steps": len(reopened), **(data or {})}
     if edit is not None:
         said |= {"path": edit.path, "changes": edit.difference, "by": edit.by}
-    advance.reopen_job([rows[path] for path in reopened], said)
+    advance.reopen_job([rows[path] for path in reopened], said, history.run_began(session, job))
     if edit is not None and edit.output is not None:
         advance.give(rows[edit.path], edit.output, edit.by)
     crashpoint("epoch.change")

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.domain.events import Event, EventType
 from orchestrator.domain.ids import JobId, StepPath
+from orchestrator.domain.plan import JobRow
 from orchestrator.domain.result import AttemptRecord
 from orchestrator.store import changes, tables
 from orchestrator.store.database import Session
@@ -135,3 +136,12 @@ def totals(session: Session) -> list[tuple[str, dict[str, str], float]]:
     """Every counter, summed over processes, those that are gone included: it never falls."""
     rows = session.rows("SELECT series, labels, sum(value) AS value FROM rollups GROUP BY series, labels")
     return [(row["series"], json.loads(row["labels"]), float(row["value"])) for row in rows]
+
+
+def run_began(session: Session, job: JobRow) -> float | None:
+    """When the job's present run began: its last reopening, or the submit."""
+    reopened = session.value(
+        "SELECT max(at) FROM events WHERE job_id = :job AND type = :type",
+        {"job": job.id, "type": EventType.JOB_REOPENED.value},
+    )
+    return job.created_at if reopened is None else float(reopened)

@@ -186,6 +186,18 @@ def test_replay_continues_from_the_failed_step(bench: Bench) -> None:
     assert bench.job(job)["run"] == 2
 
 
+def test_each_run_has_as_long_as_the_first(bench: Bench) -> None:
+    broken = {"kind": "scripted", "script": [{"fail": {"class": "permanent", "message": "x"}}]}
+    job = bench.submit({**workflow([{"id": "a", "agent": "b"}], {"b": broken}), "deadline": "1h"}, 1)
+    for _ in range(3):
+        bench.drive()
+        began = bench.db.run(lambda s: s.now())
+        letter = bench.db.run(lambda s: desk.letters(s, tenant="default"))[0]
+        dead_letters.replay(bench.engine, letter["id"], by="me")
+        assert 3600 <= bench.job(job)["deadline_at"] - began < 3660
+    bench.drive()
+
+
 @pytest.mark.parametrize("at", range(6))
 def test_replay_of_a_fan_out_repeats_only_what_did_not_finish(bench: Bench, at: int) -> None:
     """M4: a replay touches only stale steps, whichever member failed."""
