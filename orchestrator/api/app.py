@@ -24,6 +24,7 @@ from orchestrator.api.routes import (
     jobs,
     operations,
     probes,
+    rework,
     workflows,
 )
 from orchestrator.api.schemas import Problem, WebhookMessage
@@ -66,6 +67,7 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
     app.webhooks.post("event", name="event", status_code=204, responses=_TOLD)(_told)
     for part in (
         jobs,
+        rework,
         events,
         explain,
         compensations,

@@ -101,62 +101,6 @@ class ReplayRequest(NoteRequest):
     changes: ReplayChanges | None = None
 
 
-class InvalidateRequest(NoteRequest):
-    """``repeat_effects``: steps with an effect may act again. ``dry_run``: only say what would be done again."""
-
-    repeat_effects: bool = False
-    dry_run: bool = False
-
-
-class StaleView(BaseModel):
-    """Paths: done ``again`` from the beginning, whose join or body is (``around``), what they had opened (``gone``).
-
-    ``effects``: those that acted outside and would act again.
-    """
-
-    dry_run: Literal[True]
-    again: list[str]
-    around: list[str]
-    gone: list[str]
-    effects: list[str]
-
-
-class ForkChanges(Request):
-    """``input`` and ``agent`` of the step it is forked from; another version of the same ``workflow``."""
-
-    input: Any = None
-    agent: str | None = None
-    workflow: WorkflowName | None = None
-
-
-class ForkRequest(NoteRequest):
-    """``reuse``: steps whose definition changed with the version and whose results are kept all the same."""
-
-    from_step: Annotated[str, StringConstraints(min_length=1)]
-    changes: ForkChanges | None = None
-    reuse: list[str] = Field(default_factory=list)
-    dry_run: bool = False
-
-
-class DriftView(BaseModel):
-    """A step of the job's list that is ``changed``, ``new`` or ``removed`` in the other version."""
-
-    step: str
-    why: Literal["changed", "new", "removed"]
-    choice: Literal["rerun", "reuse", "dropped"]
-
-
-class ForkView(BaseModel):
-    """What a fork would do: steps done again (a path stands for what is in it), how many are kept, what drifted."""
-
-    dry_run: Literal[True]
-    workflow: str
-    version: str
-    again: list[str]
-    kept: int
-    drift: list[DriftView]
-
-
 class Problem(BaseModel):
     """RFC 9457. ``code`` is stable; docs/errors has a page for each."""
 

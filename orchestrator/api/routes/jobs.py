@@ -19,25 +19,21 @@ from orchestrator.api.schemas import (
     AttemptList,
     BatchRequest,
     BatchView,
-    ForkRequest,
-    ForkView,
-    InvalidateRequest,
     JobPage,
     JobRequest,
     JobView,
     NoteRequest,
-    StaleView,
     StepPage,
     WebhookRequest,
 )
 from orchestrator.domain.errors import DefinitionError, OrchestratorError
-from orchestrator.domain.ids import JobId, StepPath
+from orchestrator.domain.ids import JobId
 from orchestrator.domain.json_values import dumps
 from orchestrator.domain.parse import parse_workflow
 from orchestrator.domain.states import JOB_TERMINAL, JobState
 from orchestrator.domain.webhook import Webhook
 from orchestrator.domain.workflow import Workflow
-from orchestrator.engine import cancel, fork, invalidate, queries, submit, webhooks
+from orchestrator.engine import cancel, queries, submit, webhooks
 from orchestrator.engine.policy import enforce, enforce_address
 from orchestrator.engine.submit import Accepted, Submission
 
@@ -226,71 +222,3 @@ async def resume_webhook(
     note = body.note if body else None
     await house.threads.run(webhooks.resume, house.engine, JobId(job_id), who.tenant, by=who.caller.name, note=note)
     return Json(await house.threads.run(queries.show_job, house.engine, JobId(job_id), who.tenant), 202)
-
-
-@router.post(
-    "/{job_id}/steps/{path:path}/invalidate",
-    status_code=202,
-    response_model=JobView,
-    responses={200: {"model": StaleView}},
-)
-async def invalidate_step(
-    request: Request,
-    job_id: str,
-    path: str,
-    who: Annotated[Who, allow("operate")],
-    body: InvalidateRequest | None = None,
-) -> Response:
-    """Does a finished step and its transitive dependents again; the rest keeps its results.
-
-    A job that has not succeeded or failed, a step that has not finished, and effects that nobody said to repeat are
-    409. With `dry_run`, 200 and the paths.
-    """
-    house, asked, job, step = house_of(request), body or InvalidateRequest(), JobId(job_id), StepPath(path)
-    if asked.dry_run:
-        return Json(await house.threads.run(invalidate.preview, house.engine, job, step, tenant=who.tenant))
-    reopened = await house.threads.run(
-        invalidate.invalidate,
-        house.engine,
-        job,
-        step,
-        by=who.caller.name,
-        note=asked.note,
-        repeat_effects=asked.repeat_effects,
-        tenant=who.tenant,
-    )
-    return Json(queries.job_view(reopened), 202)
-
-
-@router.post("/{job_id}/fork", status_code=202, response_model=JobView, responses={200: {"model": ForkView}})
-async def fork_job(
-    request: Request,
-    job_id: str,
-    body: ForkRequest,
-    who: Annotated[Who, allow("operate")],
-    idempotency_key: Annotated[str | None, Header()] = None,
-) -> Response:
-    """A new job from an old one's checkpoints: what `from_step` does not reach is taken over, the rest is done.
-
-    `changes`: `input` and `agent` of that step, or another version of the `workflow`; steps that changed with it are
-    done again unless `reuse` names them. A step that has not ended is 409. With `dry_run`, 200 and what it would do.
-    """
-    house = house_of(request)
-    changes = body.changes.model_dump(exclude_unset=True) if body.changes else {}
-    wanted = fork.Wanted(
-        JobId(job_id),
-        StepPath(body.from_step),
-        changes,
-        tuple(body.reuse),
-        idempotency_key,
-        who.caller.name,
-        body.note,
-        who.tenant,
-    )
-    if body.dry_run:
-        return Json(await house.threads.run(fork.preview, house.engine, wanted))
-    accepted = await house.threads.run(fork.fork, house.engine, wanted)
-    headers = {"Location": f"/v1/jobs/{accepted.job.id}"}
-    if not accepted.created:
-        headers["Idempotent-Replayed"] = "true"
-    return Json(queries.job_view(accepted.job), 202, headers)
