@@ -16,6 +16,7 @@ from orchestrator.domain.ids import Incarnation, StepRef
 from orchestrator.engine.context import Caps, Engine
 from orchestrator.engine.feed import Feed
 from orchestrator.engine.reconcile import Reconciler, Rhythm
+from orchestrator.engine.retention import Policy, Retention
 from orchestrator.settings import Settings
 from orchestrator.store import life, migrations
 from orchestrator.store.database import Database
@@ -113,7 +114,10 @@ def build_reconciler(settings: Settings, engine: Engine, meters: Meters | None =
             "on_broker": meters.broker,
             "expired": meters.lease_expired,
         }
-    return Reconciler(engine, rhythm, lambda who: life.is_dead(engine.db, who), **counted)
+    retention = None
+    if settings.retention is not None:
+        retention = Retention(engine, Policy(settings.retention, settings.retention_export))
+    return Reconciler(engine, rhythm, lambda who: life.is_dead(engine.db, who), **counted, retention=retention)
 
 
 def run_scheduler(settings: Settings, stop: threading.Event, meters: Meters | None = None) -> None:

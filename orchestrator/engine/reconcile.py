@@ -17,6 +17,7 @@ from orchestrator.domain.errors import OrchestratorError, Unavailable
 from orchestrator.domain.ids import Incarnation, QueueName
 from orchestrator.engine import cancel, release, replays
 from orchestrator.engine.context import Engine
+from orchestrator.engine.retention import Retention
 from orchestrator.store import feed as sql
 from orchestrator.store import jobs, workers
 from orchestrator.store.database import Session
@@ -86,6 +87,7 @@ class Reconciler:
         on_broker: Callable[[bool], None] = lambda _: None,
         redispatched: Callable[[str, int], None] = lambda _reason, _count: None,
         expired: Callable[[int], None] = lambda _count: None,
+        retention: Retention | None = None,
     ) -> None:
         self._engine = engine
         self._rhythm = rhythm or Rhythm()
@@ -93,6 +95,7 @@ class Reconciler:
         self._on_broker = on_broker
         self._redispatched = redispatched
         self._expired = expired
+        self._retention = retention
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._marked: dict[QueueName, float] = {}
@@ -147,6 +150,8 @@ class Reconciler:
             self._engine.feed.wake(self._engine.db.run(sql.queues_with_backlog, readonly=True))
         if pulse["operations"]:
             replays.advance(self._engine)
+        if self._retention is not None and self._retention.due() and self._leads("retention"):
+            self._retention.work()
 
     def _leads(self, duty: str) -> bool:
         """Whether this scheduler does ``duty`` now. Two that both think so cost work, never correctness."""
