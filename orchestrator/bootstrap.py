@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.canvas.app import make_app
+from orchestrator.canvas.dead_messages import DeadMessages
 from orchestrator.canvas.dispatch import KombuDispatcher
 from orchestrator.clock import Clock
 from orchestrator.domain.errors import ConfigError
 from orchestrator.domain.ids import Incarnation, StepRef
+from orchestrator.engine import signs
 from orchestrator.engine.context import Caps, Engine
 from orchestrator.engine.feed import Feed
 from orchestrator.engine.reconcile import Reconciler, Rhythm
@@ -117,7 +119,27 @@ def build_reconciler(settings: Settings, engine: Engine, meters: Meters | None =
     retention = None
     if settings.retention is not None:
         retention = Retention(engine, Policy(settings.retention, settings.retention_export))
-    return Reconciler(engine, rhythm, lambda who: life.is_dead(engine.db, who), **counted, retention=retention)
+    return Reconciler(
+        engine,
+        rhythm,
+        lambda who: life.is_dead(engine.db, who),
+        **counted,
+        retention=retention,
+        dead_messages=_dead_messages(settings, engine, meters),
+    )
+
+
+def _dead_messages(settings: Settings, engine: Engine, meters: Meters | None) -> Callable[[], int]:
+    """Takes into quarantine what RabbitMQ's delivery limit gave up on; other brokers have none."""
+    if not settings.broker_url.get_secret_value().startswith("amqp"):
+        return lambda: 0
+
+    def keep(queue: str, reason: str, raw: bytes) -> None:
+        signs.quarantine(engine, queue, reason, raw)
+        if meters is not None:
+            meters.quarantined()
+
+    return DeadMessages(build_app(settings), keep, engine.clock).drain
 
 
 def run_scheduler(settings: Settings, stop: threading.Event, meters: Meters | None = None) -> None:

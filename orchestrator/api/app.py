@@ -22,6 +22,7 @@ from orchestrator.api.routes import (
     jobs,
     operations,
     probes,
+    quarantine,
     workflows,
 )
 from orchestrator.api.schemas import Problem
@@ -57,7 +58,7 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
         responses=_ERRORS,
     )
     app.state.house = house
-    for part in (jobs, events, explain, compensations, operations, dead_letters, workflows, fleet, probes):
+    for part in (jobs, events, explain, compensations, operations, dead_letters, workflows, fleet, quarantine, probes):
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(Observe, meters=house.meters, clock=engine.clock)

@@ -88,6 +88,7 @@ class Reconciler:
         redispatched: Callable[[str, int], None] = lambda _reason, _count: None,
         expired: Callable[[int], None] = lambda _count: None,
         retention: Retention | None = None,
+        dead_messages: Callable[[], int] = lambda: 0,
     ) -> None:
         self._engine = engine
         self._rhythm = rhythm or Rhythm()
@@ -96,6 +97,7 @@ class Reconciler:
         self._redispatched = redispatched
         self._expired = expired
         self._retention = retention
+        self._dead_messages = dead_messages
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._marked: dict[QueueName, float] = {}
@@ -152,6 +154,7 @@ class Reconciler:
             replays.advance(self._engine)
         if self._retention is not None and self._retention.due() and self._leads("retention"):
             self._retention.work()
+        self._dead_messages()
 
     def _leads(self, duty: str) -> bool:
         """Whether this scheduler does ``duty`` now. Two that both think so cost work, never correctness."""
