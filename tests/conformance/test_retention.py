@@ -398,3 +398,26 @@ def test_a_submit_that_comes_second_writes_the_payload_anew(postgres_url: str) -
     bench.drive()
     assert bench.job(jobs[0])["output"] == BIG
     bench.close()
+
+
+def test_submits_and_retention_at_once_leave_no_job_without_its_input(postgres_url: str) -> None:
+    """In each round old payloads that nothing refers to are submitted again while they are being removed."""
+    bench = Bench(postgres_url)
+    values = [BIG + str(n) for n in range(4)]
+    prepared = [payloads.PayloadSizes().prepare(json.dumps(value)) for value in values]
+    hashes = [str(value.ref) for value in prepared]
+    removed = 0
+    for _ in range(8):
+        bench.db.run(lambda s: s.execute("DELETE FROM jobs"))
+        bench.db.run(lambda s: payloads.write(s, prepared))
+        age(bench, 2)
+        with ThreadPoolExecutor(5) as threads:
+            drops, jobs = [], []
+            for value in values * 2:
+                jobs.append((threads.submit(bench.submit, ECHO, value), value))
+                drops.append(threads.submit(bench.db.run, lambda s: payloads.drop_unread(s, hashes)))
+        removed += sum(drop.result() for drop in drops)
+        for job, value in jobs:
+            assert bench.job(job.result())["input"] == value
+    print(f"{removed} payloads removed beside {8 * 8} submits")
+    bench.close()
