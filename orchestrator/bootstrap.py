@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from orchestrator.canvas.app import make_app
+from orchestrator.canvas.dead_messages import DeadMessages
 from orchestrator.canvas.dispatch import KombuDispatcher
 from orchestrator.clock import Clock
 from orchestrator.domain.errors import ConfigError
 from orchestrator.domain.ids import Incarnation, StepRef
 from orchestrator.domain.webhook import Patience
+from orchestrator.engine import signs
 from orchestrator.engine.context import Caps, Engine
 from orchestrator.engine.deliver import Courier, Manners
 from orchestrator.engine.feed import Feed
 from orchestrator.engine.policy import Policy
 from orchestrator.engine.reconcile import Reconciler, Rhythm
 from orchestrator.engine.reroute import reroute
+from orchestrator.engine.retention import Policy as RetentionPolicy
+from orchestrator.engine.retention import Retention
 from orchestrator.ports import Sender
 from orchestrator.settings import Settings
 from orchestrator.store import life, migrations
@@ -124,7 +128,18 @@ def build_reconciler(
             "expired": meters.lease_expired,
         }
     courier = build_courier(settings, engine, meters, trusted=trusted)
-    return Reconciler(engine, rhythm, lambda who: life.is_dead(engine.db, who), courier=courier, **counted)
+    retention = None
+    if settings.retention is not None:
+        retention = Retention(engine, RetentionPolicy(settings.retention, settings.retention_export))
+    return Reconciler(
+        engine,
+        rhythm,
+        lambda who: life.is_dead(engine.db, who),
+        courier=courier,
+        **counted,
+        retention=retention,
+        dead_messages=_dead_messages(settings, engine, meters),
+    )
 
 
 def build_courier(settings: Settings, engine: Engine, meters: Meters | None, *, trusted: bool) -> Courier:
@@ -143,6 +158,19 @@ def build_courier(settings: Settings, engine: Engine, meters: Meters | None, *, 
         Patience(settings.webhook_retry_first, settings.webhook_retry_longest, settings.webhook_give_up),
     )
     return Courier(engine, sender, manners, meters.webhook_tried if meters is not None else lambda _outcome: None)
+
+
+def _dead_messages(settings: Settings, engine: Engine, meters: Meters | None) -> Callable[[], int]:
+    """Takes into quarantine what RabbitMQ's delivery limit gave up on; other brokers have none."""
+    if not settings.broker_url.get_secret_value().startswith("amqp"):
+        return lambda: 0
+
+    def keep(queue: str, reason: str, raw: bytes) -> None:
+        signs.quarantine(engine, queue, reason, raw)
+        if meters is not None:
+            meters.quarantined()
+
+    return DeadMessages(build_app(settings), keep, engine.clock).drain
 
 
 def run_scheduler(settings: Settings, stop: threading.Event, meters: Meters | None = None) -> None:

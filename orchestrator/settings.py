@@ -38,7 +38,9 @@ PREFIX = "ORCHESTRATOR_"
 #: ``chat`` agents read (``workers/agents/chat.py``), one a parent's name for its child's life (``bootstrap.py``).
 READ_ELSEWHERE = frozenset({"ORCHESTRATOR_CRASHPOINT", "ORCHESTRATOR_CHAT_API_KEY", "ORCHESTRATOR_INCARNATION"})
 MEND = "`orchestrator config show` lists every setting."
-_KIB, _MIB, _HOUR = 1024, 1024 * 1024, 3600.0
+_KIB, _MIB, _HOUR, _DAY = 1024, 1024 * 1024, 3600.0, 86_400.0
+#: A client may repeat a submit with its key so long and meet the same job (P2).
+SHORTEST_RETENTION = 7 * _DAY
 _DATABASES = ("postgresql+psycopg", "sqlite")
 _BROKERS = ("redis", "rediss", "amqp", "amqps", "memory")
 
@@ -74,10 +76,18 @@ def check_prefixes(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def read_keep(value: object) -> object:
+    """``30d`` as seconds; ``off`` as None."""
+    from orchestrator.domain.workflow import parse_duration
+
+    return None if value in ("off", None) else parse_duration(value)
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Prefixes = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list), AfterValidator(check_prefixes)]
 DatabaseUrl = Annotated[SecretStr, BeforeValidator(read_database_url)]
 BrokerUrl = Annotated[SecretStr, BeforeValidator(lambda value: check_scheme(value, _BROKERS))]
+Keep = Annotated[PositiveFloat | None, BeforeValidator(read_keep)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -190,6 +200,12 @@ class Settings(BaseSettings):
     """Outputs up to this size stand in their step's row, larger ones in ``payloads``."""
     compress_bytes: int = Field(default=64 * _KIB, ge=0)
     """Payloads above this size are compressed."""
+    retention: Keep = 30 * _DAY
+    """How long an ended job is kept, as ``30d``; ``off`` keeps all. At least 7d, for as long its key means this job."""
+    retention_short: bool = False
+    """True allows a ``retention`` below 7d: for tests and development."""
+    retention_export: Path | None = None
+    """A directory: each job is written there as a line of JSON before it is removed; none by default."""
     sqlite_profile: Literal["fast", "durable"] = "fast"
     """``fast`` survives a kill (synchronous NORMAL), ``durable`` a power cut too (FULL)."""
     db_pool_size: PositiveInt = 10
@@ -247,6 +263,10 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{PREFIX}{name.upper()} must be less than {PREFIX}LEASE_SECONDS ({self.lease_seconds:g})"
                 )
+        if self.retention is not None and self.retention < SHORTEST_RETENTION and not self.retention_short:
+            raise ValueError(
+                f"{PREFIX}RETENTION must be at least 7d, or off; {PREFIX}RETENTION_SHORT=1 allows less, for tests"
+            )
         if self.insecure_no_auth and not is_loopback(self.host):
             raise ValueError(
                 f"{PREFIX}INSECURE_NO_AUTH is for loopback addresses, not for {self.host!r}: create API keys"

@@ -24,6 +24,7 @@ from orchestrator.api.routes import (
     jobs,
     operations,
     probes,
+    quarantine,
     rework,
     workflows,
 )
@@ -77,6 +78,7 @@ def create_app(engine: Engine, settings: Settings, *, dev: bool = False, meters:
         breakers,
         workflows,
         fleet,
+        quarantine,
         probes,
     ):
         app.include_router(part.router)

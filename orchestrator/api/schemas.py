@@ -290,6 +290,24 @@ class DeadLetterPage(BaseModel):
     next: str | None
 
 
+class QuarantinedRow(BaseModel):
+    id: str
+    queue: str
+    reason: str
+    size: int
+    at: float
+
+
+class QuarantinedView(QuarantinedRow):
+    raw: str
+    text: str | None
+
+
+class QuarantinePage(BaseModel):
+    messages: list[QuarantinedRow]
+    next: str | None
+
+
 class WorkflowVersion(BaseModel):
     version: str
     listed_at: float

@@ -13,6 +13,7 @@ from kombu.entity import Exchange, Queue
 
 from orchestrator.canvas import inprocess, rabbit, transport
 from orchestrator.canvas.guard import Guard
+from orchestrator.canvas.messages import DEAD_QUEUE
 from orchestrator.canvas.pulse import Pulse
 from orchestrator.canvas.runtime import runtime_of
 from orchestrator.clock import Clock
@@ -31,8 +32,8 @@ CONNECT_SECONDS: Final = 3.0
 COMMAND_SECONDS: Final = 5.0
 #: Seconds between checks that a waiting connection is alive: a silent cut is noticed after two, with margin for 15 s.
 HEALTH_SECONDS: Final = 4
-#: Deliveries of one message by RabbitMQ before it is dropped. Guards what kills a process before its claim; after a
-#: claim the message is acked, and attempts are counted in SQL.
+#: Deliveries of one message by RabbitMQ before it goes to ``DEAD_QUEUE``. Guards what kills a process before its claim;
+#: after a claim the message is acked, and attempts are counted in SQL.
 DELIVERY_LIMIT: Final = 5
 
 
@@ -59,13 +60,11 @@ class StepAMQP(AMQP):
 
 def step_queue(name: str) -> Queue:
     """One FIFO list on Redis; on RabbitMQ a durable quorum queue, the kind that has a delivery limit."""
-    return Queue(
-        name,
-        Exchange(""),
-        routing_key=name,
-        durable=True,
-        queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT},
-    )
+    arguments: dict[str, Any] = {"x-queue-type": "quorum"}
+    if name != DEAD_QUEUE:
+        arguments["x-delivery-limit"] = DELIVERY_LIMIT
+        arguments |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD_QUEUE}
+    return Queue(name, Exchange(""), routing_key=name, durable=True, queue_arguments=arguments)
 
 
 def make_app(

@@ -19,6 +19,8 @@ from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 
 STEP: Final = "orchestrator.step"
 MARKER: Final = "orchestrator.marker"
+#: Where RabbitMQ puts what reached its delivery limit; schedulers take it into quarantine (``dead_messages.py``).
+DEAD_QUEUE: Final = "orchestrator.dead"
 
 #: Longest texts we accept in a message's arguments, in characters.
 MAX_JOB_ID: Final = 200

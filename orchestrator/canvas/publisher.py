@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from orchestrator.canvas.messages import Outgoing
+from orchestrator.canvas.messages import DEAD_QUEUE, Outgoing
 
 #: Seconds a broker may take to confirm a batch.
 CONFIRM_SECONDS = 5.0
@@ -95,6 +95,8 @@ class ConfirmedLine(KombuLine):
         self._declared, self._sent, self._refused = set(), 0, False
         self._unconfirmed = set()
         channel = self._connection.default_channel
+        # Before any message can reach its delivery limit: RabbitMQ drops what it cannot put there.
+        self._app.amqp.queues[DEAD_QUEUE](channel).declare()
         channel.confirm_select()
         channel.events["basic_ack"].add(self._confirmed)
         channel.events["basic_nack"].add(self._nacked)

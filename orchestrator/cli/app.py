@@ -11,6 +11,7 @@ from orchestrator.cli.decisions import decisions
 from orchestrator.cli.dev import dev
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.explain import explain
+from orchestrator.cli.export import export
 from orchestrator.cli.jobs import jobs, submit
 from orchestrator.cli.keys import keys
 from orchestrator.cli.replays import audit, groups, operations
@@ -40,6 +41,7 @@ app.command("migrate")(migrate)
 app.command("submit")(submit)
 jobs.command("explain")(explain)
 jobs.command("compensations")(compensations)
+jobs.command("export")(export)
 app.add_typer(jobs, name="jobs")
 dead_letters.command("groups")(groups)
 app.add_typer(dead_letters, name="dead-letters")

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.ending import FAILED, say
-from orchestrator.cli.printing import Json, json_text, put, table
+from orchestrator.cli.printing import Json, facts, json_text, put, table
 
 config = typer.Typer(no_args_is_help=True, help="The settings in force.")
-quarantine = typer.Typer(no_args_is_help=True, help="Messages nobody could read.")
+quarantine = typer.Typer(no_args_is_help=True, help="Messages that no worker could take.")
 
 
 @config.command("show")
@@ -61,13 +61,42 @@ def verify(as_json: Json = False) -> None:
     say("no violation")
 
 
+MessageId = Annotated[str, typer.Argument(metavar="MESSAGE", help="Its id in the list.")]
+_MESSAGE = ["id", "queue", "reason", "at", "size", "text", "raw"]
+
+
 @quarantine.command("list")
 def list_quarantine(limit: Annotated[int, typer.Option(min=1, max=1000)] = 50, as_json: Json = False) -> None:
-    """List quarantined messages, newest first, with the raw bytes as text."""
+    """List quarantined messages, newest first."""
     from orchestrator.cli.direct import engine_for_shell
-    from orchestrator.store.desk import quarantined
+    from orchestrator.engine.quarantine import listing
 
     with engine_for_shell() as engine:
-        rows = engine.db.run(lambda session: quarantined(session, limit), readonly=True)
-    shown = [{**row, "raw": bytes(row["raw"]).decode("utf-8", "backslashreplace")} for row in rows]
-    put(shown, as_json, lambda found: table(found, ["id", "queue", "reason", "at", "raw"]))
+        rows, _ = listing(engine, limit=limit)
+    put(rows, as_json, lambda found: table(found, ["id", "queue", "reason", "at", "size"]))
+
+
+@quarantine.command("show")
+def show_quarantine(message: MessageId, as_json: Json = False) -> None:
+    """Show a message: its bytes in base64, and as text if they are."""
+    from orchestrator.cli.direct import engine_for_shell
+    from orchestrator.engine.quarantine import show
+
+    with engine_for_shell() as engine:
+        found = show(engine, message)
+    put(found, as_json, lambda row: facts(row, _MESSAGE))
+
+
+@quarantine.command("discard")
+def discard_quarantine(
+    message: MessageId,
+    note: Annotated[str | None, typer.Option(help="Why; for the audit trail.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Throw a message away; the audit trail keeps that it was there."""
+    from orchestrator.cli.direct import engine_for_shell, who
+    from orchestrator.engine.quarantine import discard
+
+    with engine_for_shell() as engine:
+        found = discard(engine, message, by=who(), note=note)
+    put(found, as_json, lambda row: f"{row['id']} discarded")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.domain.advance import Advance
-from orchestrator.domain.errors import Conflict, NotFound
+from orchestrator.domain.errors import Conflict
 from orchestrator.domain.ids import ROOT, JobId
 from orchestrator.domain.outcome import Failure, FailureClass
 from orchestrator.domain.plan import JobRow
 from orchestrator.domain.states import JOB_MOVING, JobState
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
+from orchestrator.engine.missing import no_job
 from orchestrator.engine.settle import Moved, _Batch, owing_of, publish, run_stops, write
 from orchestrator.store import jobs, steps
 from orchestrator.store.database import Session
@@ -56,7 +57,7 @@ def _stop(engine: Engine, job_id: JobId, tenant: str | None, decide: Callable[[S
         def work(session: Session, batch: _Batch = batch) -> JobRow:
             job = jobs.lock(session, [job_id]).get(job_id)
             if job is None or (tenant is not None and job.tenant != tenant):
-                raise NotFound(f"no job {job_id}.")
+                raise no_job(session, job_id)
             if job.state not in JOB_MOVING:
                 return job
             plan = engine.plans.get(session, job.version)

@@ -56,7 +56,7 @@ def undiscard(
 
     def work(session: Session) -> dict[str, Any]:
         seen = _own(desk.letter(session, letter_id), letter_id, tenant)
-        job = jobs.lock(session, [seen["job_id"]])[seen["job_id"]]  # jobs first: the lock order
+        job = _locked(session, seen)
         if job.state is not JobState.FAILED or job.run != seen["run"]:
             raise Conflict(
                 f"job {job.id} is {job.state.value} in run {job.run}; the letter is of a failed run {seen['run']}."
@@ -89,7 +89,7 @@ def replay(
     def work(session: Session) -> JobRow:
         ready.clear()
         seen = _own(desk.letter(session, letter_id), letter_id, tenant)
-        job = jobs.lock(session, [seen["job_id"]])[seen["job_id"]]  # jobs first: the lock order
+        job = _locked(session, seen)
         _still_open(_own(desk.letter(session, letter_id, lock=True), letter_id, tenant))
         if not may_replay(job, seen["path"]):
             raise Conflict(f"job {job.id} is {job.state.value}; only a failed job is replayed.")
@@ -277,6 +277,14 @@ def _own(letter: dict[str, Any] | None, letter_id: str, tenant: str | None) -> d
     if letter is None or (tenant is not None and letter["tenant"] != tenant):
         raise NotFound(f"no dead letter {letter_id}.")
     return letter
+
+
+def _locked(session: Session, letter: dict[str, Any]) -> JobRow:
+    """Its job, locked first: the lock order. Retention may have been quicker."""
+    job = jobs.lock(session, [letter["job_id"]]).get(letter["job_id"])
+    if job is None:
+        raise NotFound(f"no dead letter {letter['id']}.")
+    return job
 
 
 def _still_open(letter: dict[str, Any]) -> None:

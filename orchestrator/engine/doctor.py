@@ -195,7 +195,7 @@ def _desk(session: Session) -> Iterator[Finding]:
         what = f"{letters['open']} are open, the oldest for {span(letters['oldest'])}."
         yield Finding("warning", "dead_letters_old", "dead letters", what, mend)
     if (count := checkup.quarantined_lately(session, DAY)) > 0:
-        what = f"{count} unreadable messages came out of the queues in the last day."
+        what = f"{count} messages that no worker could take came out of the queues in the last day."
         yield Finding("warning", "quarantine", "broker", what, "Look: orchestrator quarantine list")
 
 

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.domain.errors import NotFound
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.plan import JobRow, Plan
 from orchestrator.domain.states import JOB_TERMINAL, JobState
 from orchestrator.domain.waits import DECISIONS, Reason
 from orchestrator.engine.causes import ORDER, Cause, Scene, cause_of, span, steps_are
 from orchestrator.engine.context import Engine
+from orchestrator.engine.missing import no_job
 from orchestrator.engine.progress import progress_of
 from orchestrator.engine.unclaimed import why_unclaimed
 from orchestrator.store import explain as sql
@@ -36,7 +36,7 @@ def explain(engine: Engine, job_id: JobId, tenant: str | None = None) -> dict[st
     def work(session: Session) -> dict[str, Any]:
         found = sql.job_and_now(session, job_id)
         if found is None or (tenant is not None and found[0].tenant != tenant):
-            raise NotFound(f"no job {job_id}.")
+            raise no_job(session, job_id)
         job, now = found
         plan = engine.plans.get(session, job.version)
         causes = [_ended(session, job)] if job.state in JOB_TERMINAL else _open(plan, session, job, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.domain.errors import Gone, NotFound
+from orchestrator.domain.errors import Gone
 from orchestrator.domain.events import ENVELOPE_VERSION, Event
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.json_values import loads
@@ -14,6 +14,7 @@ from orchestrator.domain.plan import JobRow, Plan, StepRow
 from orchestrator.domain.states import JobState, StepState
 from orchestrator.engine import webhooks
 from orchestrator.engine.context import Engine
+from orchestrator.engine.missing import no_job
 from orchestrator.engine.submit import Accepted
 from orchestrator.store import feed, history, jobs, payloads, steps
 from orchestrator.store.database import Session
@@ -115,7 +116,7 @@ def event_view(event: Event) -> dict[str, Any]:
 def _job(session: Session, job_id: JobId, tenant: str | None) -> JobRow:
     job = jobs.get(session, job_id)
     if job is None or (tenant is not None and job.tenant != tenant):
-        raise NotFound(f"no job {job_id}.")
+        raise no_job(session, job_id)
     return job
 
 
@@ -130,7 +131,7 @@ def gap_view(row: StepRow) -> dict[str, Any]:
 
 
 def show_job(engine: Engine, job_id: JobId, tenant: str | None = None) -> dict[str, Any]:
-    """One job with input and output. Raises ``NotFound``."""
+    """One job with input and output. Raises ``NotFound``, or ``Gone`` when retention may have removed it."""
 
     def work(session: Session) -> dict[str, Any]:
         job = _job(session, job_id, tenant)

@@ -18,6 +18,7 @@ from orchestrator.domain.ids import Incarnation, QueueName
 from orchestrator.engine import cancel, release, replays
 from orchestrator.engine.context import Engine
 from orchestrator.engine.deliver import Courier
+from orchestrator.engine.retention import Retention
 from orchestrator.store import breakers, jobs, workers
 from orchestrator.store import feed as sql
 from orchestrator.store.database import Session
@@ -96,6 +97,8 @@ class Reconciler:
         redispatched: Callable[[str, int], None] = lambda _reason, _count: None,
         expired: Callable[[int], None] = lambda _count: None,
         courier: Courier | None = None,
+        retention: Retention | None = None,
+        dead_messages: Callable[[], int] = lambda: 0,
     ) -> None:
         self._engine = engine
         self._rhythm = rhythm or Rhythm()
@@ -104,6 +107,8 @@ class Reconciler:
         self._redispatched = redispatched
         self._expired = expired
         self._courier = courier
+        self._retention = retention
+        self._dead_messages = dead_messages
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._marked: dict[QueueName, float] = {}
@@ -163,6 +168,13 @@ class Reconciler:
             self._courier.wake()
         if pulse["operations"]:
             replays.advance(self._engine)
+        self._keep_house()
+
+    def _keep_house(self) -> None:
+        """What has a rhythm of its own."""
+        if self._retention is not None and self._retention.due() and self._leads("retention"):
+            self._retention.work()
+        self._dead_messages()
         self._tidy()
 
     def _tidy(self) -> None:

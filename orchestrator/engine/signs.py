@@ -1,4 +1,4 @@
-"""What workers see on the wire and write down: markers that came through, messages that cannot be read."""
+"""What workers see on the wire and write down: markers that came through, messages that cannot be taken."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def marker_seen(engine: Engine, queue: QueueName, number: int) -> None:
 
 
 def quarantine(engine: Engine, queue: str, reason: str, raw: bytes) -> None:
-    """Keeps what could not be read, for people to look at."""
+    """Keeps what could not be read, or what the broker gave up on, for people to look at."""
     engine.db.run(lambda session: desk.quarantine(session, engine.clock.new_id(), queue, reason, raw))

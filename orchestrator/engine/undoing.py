@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.domain.errors import Conflict, NotFound
+from orchestrator.domain.errors import Conflict
 from orchestrator.domain.events import Event, EventType
 from orchestrator.domain.ids import JobId, StepPath, parent_of
 from orchestrator.domain.plan import UNDO, JobRow, StepRow
 from orchestrator.domain.states import JobState, StepState
 from orchestrator.engine.context import Engine
+from orchestrator.engine.missing import no_job
 from orchestrator.store import changes, compensations, desk, history, jobs, steps, webhooks
 from orchestrator.store.database import Session
 
@@ -23,7 +24,7 @@ def ledger(engine: Engine, job_id: JobId, tenant: str | None = None) -> list[dic
     def work(session: Session) -> list[dict[str, Any]]:
         job = jobs.get_many(session, [job_id]).get(job_id)
         if job is None or (tenant is not None and job.tenant != tenant):
-            raise NotFound(f"no job {job_id}.")
+            raise no_job(session, job_id)
         return [
             {
                 "step": row["path"],

@@ -136,8 +136,22 @@ def quarantine(session: Session, row_id: str, queue: str, reason: str, raw: byte
     )
 
 
-def quarantined(session: Session, limit: int = 50) -> list[dict[str, Any]]:
-    return session.rows("SELECT * FROM quarantine ORDER BY id DESC LIMIT :limit", {"limit": limit})
+def quarantined(session: Session, limit: int = 50, before: str | None = None) -> list[dict[str, Any]]:
+    """Newest first, without the bytes; ``before`` is the cursor."""
+    return session.rows(
+        "SELECT id, queue, reason, length(raw) AS size, at FROM quarantine"
+        f" {'WHERE id < :before' if before is not None else ''} ORDER BY id DESC LIMIT :limit",
+        {"limit": limit} | ({"before": before} if before is not None else {}),
+    )
+
+
+def quarantined_message(session: Session, message_id: str) -> dict[str, Any] | None:
+    return session.one("SELECT id, queue, reason, at, raw FROM quarantine WHERE id = :id", {"id": message_id})
+
+
+def drop_quarantined(session: Session, message_id: str) -> bool:
+    """False when somebody was quicker."""
+    return session.execute("DELETE FROM quarantine WHERE id = :id", {"id": message_id}).rowcount == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------

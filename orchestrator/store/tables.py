@@ -101,6 +101,8 @@ jobs = Table(
     Index("ix_jobs_tenant_id", "tenant", "id"),
     _partial("ix_jobs_open", "deadline_at", where="state IN ('queued','running','waiting','paused','cancelling')"),
     Index("ix_jobs_state_workflow", "state", "workflow"),
+    _partial("ix_jobs_ended", "finished_at", "id", where="finished_at IS NOT NULL"),
+    _partial("ix_jobs_origin", "origin", where="origin IS NOT NULL"),
 )
 
 steps = Table(
@@ -245,6 +247,7 @@ payloads = Table(
     Column("codec", Text, nullable=False),
     Column("size", Integer, nullable=False),
     Column("bytes", LargeBinary, nullable=False),
+    #: When it was written, or last met by a writer of the same value (``payloads.write``).
     Column("created_at", Double, nullable=False),
 )
 
@@ -482,3 +485,7 @@ rollups = Table(
     Column("value", Double, nullable=False),
     PrimaryKeyConstraint("process", "series", "labels"),
 )
+
+#: Who still reads a payload: retention asks each column by hash, before it removes one.
+for _ref in [c for t in metadata.tables.values() for c in t.columns if c.name.endswith("_ref")]:
+    _partial(f"ix_{_ref.table.name}_{_ref.name}", _ref, where=f"{_ref.name} IS NOT NULL")

@@ -31,6 +31,7 @@ COUNTERS = {
     "jobs_finished_total": ("Jobs that ended.", ("workflow", "state")),
     "steps_finished_total": ("Steps that ended.", ("agent", "outcome")),
     "attempts_total": ("Attempts, by how they failed (none: they did not).", ("agent", "failure")),
+    "jobs_removed_total": ("Old jobs removed by retention.", ("workflow",)),
     "dead_letters_total": ("Jobs parked.", ("workflow", "reason")),
     "dead_letters_replayed_total": ("Parked jobs sent back to work.", ("workflow",)),
     "agent_tokens_total": ("Tokens used.", ("agent", "model", "direction")),

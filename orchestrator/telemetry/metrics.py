@@ -41,7 +41,7 @@ class Meters:
         self._expired = self._counter("leases_expired", "Leases that nobody renewed in time.")
         self._redispatched = self._counter("steps_redispatched", "Steps published again.", ["reason"])
         self._fenced = self._counter("fenced_writes", "Late results refused: another attempt owns the step.")
-        self._quarantined = self._counter("quarantined_messages", "Messages that could not be read.")
+        self._quarantined = self._counter("quarantined_messages", "Messages that no worker could take.")
         self._webhooks = self._counter("webhook_deliveries", "Tries to deliver a webhook message.", ["outcome"])
 
     def _histogram(self, name: str, help: str, labels: list[str], buckets: tuple[float, ...]) -> Histogram:

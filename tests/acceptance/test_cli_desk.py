@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import subprocess
@@ -270,6 +271,20 @@ def test_upkeep(shell: Shell, dev: Running) -> None:
     secret = shell.run("config", "show", DATABASE_URL="postgresql://me:secret-word@db/x", API_KEY="secret-key")
     assert "secret" not in secret.stdout
     assert json.loads(shell.run("schema").stdout)["title"] == "Orchestrator workflow"
+
+
+def test_a_job_is_exported_by_hand(shell: Shell, dev: Running, tmp_path: Path) -> None:
+    job = shell.run("submit", "hello", "--input", "who=me", "--wait", "--json")
+    assert job.returncode == 0, job.stderr
+    made = json.loads(job.stdout)["id"]
+    line = json.loads(shell.run("jobs", "export", made).stdout)
+    assert (line["job"]["id"], line["job"]["input"]) == (made, {"who": "me"})
+    done = shell.run("jobs", "export", "--before", "2100-01-01", "--to", tmp_path / "archive")
+    file = Path(done.stdout.strip())
+    assert json.loads(gzip.decompress(file.read_bytes())) == line
+    assert shell.run("jobs", "export", made, "--to", tmp_path / "one").returncode == 0
+    assert shell.run("jobs", "export", "nothing").returncode == 3
+    assert shell.run("jobs", "export").returncode == 2
 
 
 def test_compile_shows_what_celery_is_given(shell: Shell, directory: Path) -> None:

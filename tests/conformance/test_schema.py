@@ -62,6 +62,16 @@ HOT = {
         "ix_steps_timers",
     ),
     "webhooks": ("SELECT job_id FROM webhooks WHERE due_at <= 5 ORDER BY due_at LIMIT 9", "ix_webhooks_due"),
+    "ended": (
+        """SELECT id FROM jobs WHERE state || '' IN ('succeeded','failed','cancelled') AND finished_at < 5
+        AND (finished_at, id) > (0, '') ORDER BY finished_at, id LIMIT 9""",
+        "ix_jobs_ended",
+    ),
+    "forks": ("SELECT 1 FROM jobs WHERE origin = 'x'", "ix_jobs_origin"),
+    "payload": (
+        "SELECT 1 FROM payloads p WHERE hash = 'h' AND NOT EXISTS (SELECT 1 FROM steps s WHERE s.output_ref = p.hash)",
+        "ix_steps_output_ref",
+    ),
     "events": ("SELECT * FROM events WHERE job_id = 'x' AND number > 5 ORDER BY number LIMIT 9", "pk_events"),
 }
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from orchestrator.api.body import read
 from orchestrator.domain.errors import PayloadTooLarge
+from orchestrator.engine.retention import Policy, Retention
 from tests.support.api import TWO_STEPS, Api, do, finish, make_engine, register, serving
 
 
@@ -202,6 +203,18 @@ def test_steps_attempts_and_event_pages(api: Api, http: httpx.Client) -> None:
     assert [e["type"] for e in rest["events"]] == ["step.succeeded", "job.succeeded"]
     assert rest["complete"] is True
     problem(http.get(f"/v1/jobs/{job}/events", params={"after": 99}), 410, "gone")
+
+
+def test_a_removed_job_is_gone_for_everybody(api: Api, http: httpx.Client) -> None:
+    job = submit(http)
+    finish(api.engine, job)
+    Retention(api.engine, Policy(keep=-1.0)).work()
+    stream = {"Accept": "text/event-stream", "Last-Event-ID": "1"}
+    for path in ("", "/steps", "/attempts", "/events", "/explain", "/compensations"):
+        problem(http.get(f"/v1/jobs/{job}{path}"), 410, "gone")
+    problem(http.get(f"/v1/jobs/{job}/events", headers=stream), 410, "gone")
+    problem(http.post(f"/v1/jobs/{job}/cancel"), 410, "gone")
+    problem(http.get(f"/v1/jobs/{'f' * 32}"), 404, "not_found")
 
 
 def test_cancel_is_idempotent_and_says_which_state_is_in_the_way(api: Api, http: httpx.Client) -> None:

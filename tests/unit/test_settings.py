@@ -163,3 +163,20 @@ def test_a_password_that_looks_like_a_url_is_hidden_whole() -> None:
     assert redact("amqp://u:p@ss:w/rd@h:5672/v") == "amqp://u:***@h:5672/v"
     assert redact("not a url") == "***"
     assert redact("sqlite:///a.db") == "sqlite:///a.db"
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("8d", 691_200.0), ("720h", 2_592_000.0), ("off", None), ("", 2_592_000.0)]
+)
+def test_retention_is_a_duration_or_off(monkeypatch: pytest.MonkeyPatch, written: str, seconds: float | None) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_RETENTION", written)
+    assert Settings.load().retention == seconds
+
+
+def test_a_short_retention_must_be_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For so long a repeated key is the same job."""
+    monkeypatch.setenv("ORCHESTRATOR_RETENTION", "6d")
+    assert "at least 7d" in refusal()
+    assert Settings.load(retention_short=True).retention == 6 * 86_400
+    monkeypatch.setenv("ORCHESTRATOR_RETENTION", "30")
+    assert "ORCHESTRATOR_RETENTION is '30': not a duration" in refusal()
