@@ -29,6 +29,10 @@ ROWS = {
     "R3": ("connections to the broker reset, then silent", "consuming again within 15 s"),
     "C1": ("jobs that fail at each of their steps, workers killed meanwhile", "the outside world nets to zero"),
     "D1": ("PostgreSQL killed and restarted under load", "0 lost, no call repeated"),
+    "D4": (
+        "a slow database, a hot row locked, every connection taken",
+        "503, no pile-up past the pool, goes on by itself",
+    ),
     "M1": ("each message 1 to 5 times, shuffled, delayed", "every step settles once"),
     "M2": ("messages for what is unknown, finished, or of an old epoch", "no effect"),
     "M3": ("broken envelopes on a live worker's queue", "no worker dies; all in quarantine"),
