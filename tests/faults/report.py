@@ -29,6 +29,7 @@ ROWS = {
     "R3": ("connections to the broker reset, then silent", "consuming again within 15 s"),
     "C1": ("jobs that fail at each of their steps, workers killed meanwhile", "the outside world nets to zero"),
     "D1": ("PostgreSQL killed and restarted under load", "0 lost, no call repeated"),
+    "D3": ("the database's disk full, then freed", "no 202 without a row, goes on by itself"),
     "D4": (
         "a slow database, a hot row locked, every connection taken",
         "503, no pile-up past the pool, goes on by itself",
@@ -38,6 +39,7 @@ ROWS = {
     "M3": ("broken envelopes on a live worker's queue", "no worker dies; all in quarantine"),
     "M4": ("a step that takes its process down every time", "5 losses alone, dead letter, neighbours succeed"),
     "O3": ("a join of thousands", "time linear in size"),
+    "U1": ("bulk replay, its scheduler killed half way, two started", "each letter replayed once, at the asked rate"),
     "Limits": ("an agent's concurrency and rate over two workers", "never exceeded"),
     "Feed": ("10,000 × 1 ms steps with the publishing cap", "≥ 90% of the uncapped rate"),
     "Fair": ("two tenants, 10:1 in load, 1:1 in weight", "1:1 ± 10%"),

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from orchestrator.domain.errors import Unavailable
-from orchestrator.domain.ids import JobId, QueueName
-from orchestrator.domain.workflow import Workflow
+from orchestrator.domain.ids import QueueName
 from orchestrator.engine.recover import migrate
-from orchestrator.engine.submit import register
 from orchestrator.store import feed
 from orchestrator.store.database import Database
 from tests.faults.conftest import MakeCluster
-from tests.faults.test_random_kills import four_calls
-from tests.support.api import Api, serving
 from tests.support.chaos_database import Stranger
 from tests.support.cluster import Cluster
 from tests.support.cluster_children import Warm
+from tests.support.load_client import LoadClient, everything_ended, load_client, refused
 from tests.support.servers import PostgresServer
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
@@ -33,80 +29,19 @@ POOL = 4
 MARGIN = 10.0
 
 
-def refused(answer: httpx.Response) -> None:
-    assert answer.status_code == 503, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert int(answer.headers["retry-after"]) >= 1
-    assert answer.json()["code"] == "unavailable"
-
-
-class Client:
-    """Submits the load over HTTP, and knows what was accepted."""
-
-    def __init__(self, it: Cluster, api: Api) -> None:
-        self._it = it
-        self._http = httpx.Client(
-            base_url=api.url, headers={"Authorization": f"Bearer {api.keys['operate']}"}, timeout=60
-        )
-        register(it.engine, Workflow.model_validate(four_calls(it)))
-        self.accepted: list[JobId] = []
-
-    def submit(self, key: str) -> httpx.Response:
-        body = {"workflow": "load", "input": {"n": 0}}
-        answer = self._http.post("/v1/jobs", json=body, headers={"Idempotency-Key": key})
-        if answer.status_code == 202:
-            self.accepted.append(JobId(answer.json()["id"]))
-        return answer
-
-    def until_accepted(self, key: str) -> None:
-        while (answer := self.submit(key)).status_code != 202:
-            refused(answer)
-            self._it.clock.sleep(0.1)
-
-    def cancel(self, job: JobId) -> httpx.Response:
-        return self._http.post(f"/v1/jobs/{job}/cancel")
-
-    def close(self) -> None:
-        self._http.close()
-
-
 @pytest.fixture
-def client(request: pytest.FixtureRequest) -> Iterator[Callable[[Cluster], Client]]:
-    made: list[Any] = []
-
-    def make(it: Cluster) -> Client:
-        context = serving(it.engine, db_pool_size=POOL)
-        made.append(context)
-        one = Client(it, context.__enter__())
-        made.append(one)
-        return one
-
-    yield make
-    for one in reversed(made):
-        if isinstance(one, Client):
-            one.close()
-        else:
-            one.__exit__(None, None, None)
+def client() -> Iterator[Callable[[Cluster], LoadClient]]:
+    with ExitStack() as stack:
+        yield lambda it: stack.enter_context(load_client(it, POOL))
 
 
-def everything_ended(it: Cluster, client: Client, report: Callable[..., None], figure: str, back: float) -> None:
-    """What was accepted is there and succeeds, no call is repeated, and no promise is broken."""
-    jobs = sorted(set(client.accepted))
-    known = {row["id"] for row in it.rows("SELECT id FROM jobs")}
-    assert set(jobs) <= known, "a 202 without a row"
-    assert it.wait([JobId(job) for job in known], 120) == {"succeeded": len(known)}
-    calls = it.ledger.calls()
-    first = min(call.started for call in calls if call.started > back)
-    doubled = len(it.called_again())
-    repeated = len(calls) - 4 * len(known)
-    report("D4", jobs=len(known), repeated=repeated, doubled=doubled, recovery=[first - back], figure=figure)
-    assert doubled == 0
+def nothing_is_lost(it: Cluster, client: LoadClient, report: Callable[..., None], figure: str, back: float) -> None:
+    repeated = everything_ended(it, client, report, "D4", figure, back)
     assert repeated == 0, "the workers lived: no call of theirs is made again"
-    it.check()
 
 
 def test_a_slow_database_times_out_and_nothing_piles_up(
-    cluster: MakeCluster, client: Callable[[Cluster], Client], postgres_clone: str, report: Callable[..., None]
+    cluster: MakeCluster, client: Callable[[Cluster], LoadClient], postgres_clone: str, report: Callable[..., None]
 ) -> None:
     """D4: every write takes a minute: each ends at the statement's timeout, and at most the pool waits."""
     timeout = 1.0
@@ -139,7 +74,7 @@ def test_a_slow_database_times_out_and_nothing_piles_up(
     # Processes of one role share a name: two workers.
     assert all(count <= POOL * (2 if "worker" in name else 1) for name, count in most.items()), most
     figure = f"20 submits refused in {took:.1f} s, at most {POOL} connections a process"
-    everything_ended(it, http, report, figure, back)
+    nothing_is_lost(it, http, report, figure, back)
 
 
 SECONDS = [
@@ -151,7 +86,7 @@ SECONDS = [
 @pytest.mark.parametrize(("seconds", "settings"), SECONDS)
 def test_a_jobs_row_is_locked_for_a_while(
     cluster: MakeCluster,
-    client: Callable[[Cluster], Client],
+    client: Callable[[Cluster], LoadClient],
     postgres_clone: str,
     report: Callable[..., None],
     seconds: float,
@@ -181,13 +116,13 @@ def test_a_jobs_row_is_locked_for_a_while(
     assert it.settings.lock_timeout * 0.9 <= told <= it.settings.lock_timeout + MARGIN
     assert all(worker.alive for worker in workers)
     figure = f"job locked: a cancel refused after {told:.1f} s, 20 others done within {ended:.1f} s"
-    everything_ended(it, http, report, figure, back)
+    nothing_is_lost(it, http, report, figure, back)
 
 
 @pytest.mark.parametrize(("seconds", "settings"), SECONDS)
 def test_a_queues_row_is_locked_for_a_while(
     cluster: MakeCluster,
-    client: Callable[[Cluster], Client],
+    client: Callable[[Cluster], LoadClient],
     postgres_clone: str,
     report: Callable[..., None],
     seconds: float,
@@ -209,7 +144,7 @@ def test_a_queues_row_is_locked_for_a_while(
         it.clock.sleep(max(0.0, seconds - ended))
     back = it.clock.now()
     http.until_accepted("afterwards")
-    everything_ended(it, http, report, f"queue locked: 20 jobs done within {ended:.1f} s", back)
+    nothing_is_lost(it, http, report, f"queue locked: 20 jobs done within {ended:.1f} s", back)
 
 
 @pytest.fixture
@@ -229,7 +164,7 @@ def test_others_take_every_connection(
     redis_url: str,
     warm: Warm,
     tmp_path: Path,
-    client: Callable[[Cluster], Client],
+    client: Callable[[Cluster], LoadClient],
     report: Callable[..., None],
     seconds: float,
 ) -> None:
@@ -255,4 +190,4 @@ def test_others_take_every_connection(
         for number in range(min(count, 20)):
             http.until_accepted(f"during-{number}")
         assert all(worker.alive for worker in workers)
-        everything_ended(it, http, report, f"{taken} connections taken, {count} submits refused", back)
+        nothing_is_lost(it, http, report, f"{taken} connections taken, {count} submits refused", back)
