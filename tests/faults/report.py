@@ -34,6 +34,7 @@ ROWS = {
         "a slow database, a hot row locked, every connection taken",
         "503, no pile-up past the pool, goes on by itself",
     ),
+    "D7": ("the schema changed under load", "no failed job, no wait for a lock > 1 s, who does not fit says so"),
     "M1": ("each message 1 to 5 times, shuffled, delayed", "every step settles once"),
     "M2": ("messages for what is unknown, finished, or of an old epoch", "no effect"),
     "M3": ("broken envelopes on a live worker's queue", "no worker dies; all in quarantine"),
