@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import work
 from bench.bell import ring
-from workers.context import Context
+from workers.context import Context, Transient
 
 
 async def step(_ctx: Context, input: work.Value) -> work.Value:
@@ -46,6 +46,13 @@ def last_call(ctx: Context, input: work.Value) -> work.Value:
     call(ctx, input)
     ring({"run": input["run"], "job": input["job"]})
     return input
+
+
+async def paid(ctx: Context, input: work.Value) -> work.Value:
+    try:
+        return work.paid(input, int(ctx.step.removeprefix("s")), first=ctx.attempt == 1)
+    except work.Failed as error:
+        raise Transient(str(error)) from error
 
 
 async def toll(_ctx: Context, input: work.Value) -> None:

@@ -107,6 +107,12 @@ def last_call(value: work.Value) -> work.Value:
     return value
 
 
+@task
+def paid(value: work.Value, number: int) -> work.Value:
+    """A chain of which one task failed ends there; its caller sends it again from the start, with ``again``."""
+    return work.paid(value, number, first="again" not in value)
+
+
 def canvas(shape: Shape, value: work.Value) -> Signature:
     """The shape as Celery's documentation would write it."""
     match shape.kind:
@@ -122,5 +128,7 @@ def canvas(shape: Shape, value: work.Value) -> Signature:
             return chord(branch, meet.s(value["run"], value["job"]))
         case "supervisor":
             return plan.s(value, 1)
+        case "failing":
+            return chain(paid.s(value, 0), *(paid.s(number) for number in range(1, shape.size)))
         case "http_calls":
             raise ValueError("Celery has no http agents")

@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 from bench.work import ROUNDS, WORKERS
 
-Kind = Literal["sequence", "fan_out", "supervisor", "nested", "calls", "http_calls"]
+Kind = Literal["sequence", "fan_out", "supervisor", "nested", "calls", "http_calls", "failing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """``size``: steps of a sequence, branches of a fan-out, chains of a nest, calls of a chain of calls."""
+    """``size``: steps of a sequence, branches of a fan-out, chains of a nest, calls of a chain of calls.
+
+    ``failing`` is a sequence in which one call fails once: the one of step ``job % size``.
+    """
 
     kind: Kind
     size: int = 0
@@ -43,6 +46,8 @@ class Shape:
                 value["width"] = self.size
             case "nested":
                 value["items"] = list(range(self.size))
+            case "failing":
+                value |= {"fails": job % self.size, "size": self.size}
             case "calls" | "http_calls":
                 value |= {"port": self.port, "seconds": self.seconds}
             case _:

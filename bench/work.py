@@ -51,6 +51,24 @@ def review(run: int, job: int, number: int) -> int:
     return number
 
 
+#: What each call of ``paid`` costs.
+TOKENS = 1000
+
+
+class Failed(Exception):
+    """The one failure of a job."""
+
+
+def paid(value: Value, number: int, *, first: bool) -> Value:
+    """Step ``number``: rings what the call costs, then fails if it is the one to fail and this is its ``first`` try."""
+    fails = first and number == value["fails"]
+    ends = number == value["size"] - 1 and not fails
+    ring({"run": value["run"], "job": value["job"], "tokens": TOKENS, "failed": fails, "ended": ends})
+    if fails:
+        raise Failed(f"step {number} of job {value['job']}")
+    return value
+
+
 def call(port: int, seconds: float) -> int:
     """One HTTP call over a plain socket to ``fake_server``; answers the status. A connection for each call."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as wire:

@@ -44,6 +44,7 @@ def open_database(settings: Settings, *, application: str = "orchestrator") -> D
         sqlite_synchronous="FULL" if settings.sqlite_profile == "durable" else "NORMAL",
         connect_timeout=settings.db_connect_timeout,
         statement_timeout=settings.statement_timeout,
+        lock_timeout=settings.lock_timeout,
         application=application,
     )
 

@@ -88,6 +88,8 @@ class CallContext:
     timeout: float
     #: Says "I am alive and moving"; resets the progress timeout.
     progress: Callable[[], None] = field(default=lambda: None)
+    #: Hears the sum of what the attempt has spent each time it grows: a call that is cut off is paid for too.
+    spent: Callable[[Usage], None] = field(default=lambda _: None)
     #: The failure of the attempt before, if any, for agents that can do better when told.
     previous: Failure | None = None
     #: Set when this is a compensator's call.

@@ -214,6 +214,8 @@ class Settings(BaseSettings):
     """Seconds to wait for a connection, new or from the pool."""
     statement_timeout: PositiveFloat = 30.0
     """Seconds one SQL statement may take."""
+    lock_timeout: PositiveFloat = 5.0
+    """Seconds a statement waits for a row that another transaction has locked (PostgreSQL)."""
 
     # Logs
 

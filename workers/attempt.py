@@ -106,6 +106,12 @@ class Attempt:
             text = f"all {times.total:g} s for this step are used up"
             return Done(Failure(FailureClass.TIMEOUT, text, detail=NOT_CALLED))
         progress = _Progress(times.progress)
+        paid = Usage()
+
+        def pay(total: Usage) -> None:
+            nonlocal paid
+            paid = total
+
         context = CallContext(
             claimed.row.job_id,
             claimed.row.path,
@@ -113,6 +119,7 @@ class Attempt:
             idempotency_key(claimed.row, claimed.facts.version),
             limit,
             progress.tick,
+            pay,
             claimed.row.failure,
             _undoing(claimed),
         )
@@ -122,9 +129,9 @@ class Attempt:
         except AgentFailed as error:
             return Done(error.failure, error.usage)
         except TimeoutError:
-            return Done(Failure(FailureClass.TIMEOUT, f"no answer within {limit:g} s", outcome_known=False))
+            return Done(Failure(FailureClass.TIMEOUT, f"no answer within {limit:g} s", outcome_known=False), paid)
         except NoProgress as error:
-            return Done(Failure(FailureClass.TIMEOUT, str(error), outcome_known=False))
+            return Done(Failure(FailureClass.TIMEOUT, str(error), outcome_known=False), paid)
         except Exception as error:  # noqa: BLE001 - a bug ends in a row
             text = f"{type(error).__name__}: {error}"
             return Done(Failure(FailureClass.BUG, text[:2000], outcome_known=False))

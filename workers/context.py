@@ -156,6 +156,7 @@ class Context:
                 spent.cost_usd + cost_usd,
                 model or spent.model,
             )
+            self._call.spent(self._usage)
 
     @property
     def spent(self) -> Usage:

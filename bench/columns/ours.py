@@ -188,6 +188,10 @@ def definition_of(shape: Shape) -> dict[str, Any]:
             made = _workflow(shape, ["lead"], [loop])
             made["agents"]["worker"] = _agent("member")
             return made
+        case "failing":
+            made = _workflow(shape, ["paid"], [{"agent": "paid"}] * shape.size)
+            made["agents"]["paid"]["retry"] = {"attempts": 3, "initial": "10ms"}
+            return made
         case "http_calls":
             url = f"http://127.0.0.1:{shape.port}/delay/{shape.seconds:g}"
             calls: list[dict[str, Any]] = [{"agent": "remote"}] * shape.size

@@ -1,5 +1,6 @@
 """What the columns are given, in the order in which it is run."""
 
+from bench.workloads.amplification import AMPLIFICATION
 from bench.workloads.fans import FAN_IN, FAN_OUT, LONE_JOIN, NESTED, SUPERVISOR
 from bench.workloads.history import HISTORY
 from bench.workloads.idle import IDLE
@@ -24,4 +25,5 @@ WORKLOADS: tuple[Workload, ...] = (
     HISTORY,
     SCALING,
     IDLE,
+    AMPLIFICATION,
 )

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from orchestrator.domain.errors import (
     DefinitionError,
     InvalidInput,
+    Locked,
     NotFound,
     OrchestratorError,
     Unauthorized,
@@ -131,6 +132,6 @@ def problem(error: OrchestratorError, path: str, status: int) -> dict[str, Any]:
 
 def _detail(error: OrchestratorError) -> str:
     """What a driver said names hosts and users: that is for the log."""
-    if isinstance(error, Unavailable) and error.__cause__ is not None:
+    if isinstance(error, Unavailable) and not isinstance(error, Locked) and error.__cause__ is not None:
         return "A server that this needs does not answer. Try again in a moment."
     return str(error)

@@ -11,6 +11,7 @@ OrchestratorError
  │   └─ Forbidden            403
  ├─ ConfigError            a setting, exit 78
  ├─ Unavailable            a server we need is not reachable: 503, exit 69
+ │   └─ Locked               a row is locked by another transaction for too long
  └─ LostLease              someone else owns the step now: normal, log and stop
 
 An agent's failure is not an error here but data (``domain/outcome.py``).
@@ -134,6 +135,10 @@ class Unavailable(OrchestratorError):
     code = "unavailable"
     status = 503
     exit_code = 69
+
+
+class Locked(Unavailable):
+    """Another transaction kept a row locked for longer than ORCHESTRATOR_LOCK_TIMEOUT. ``context["statement"]``."""
 
 
 class LostLease(OrchestratorError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.crashpoints import crashpoint
-from orchestrator.domain.errors import OrchestratorError, Unavailable
+from orchestrator.domain.errors import Locked, OrchestratorError, Unavailable
 from orchestrator.domain.ids import Incarnation, QueueName
 from orchestrator.engine import cancel, release, replays
 from orchestrator.engine.context import Engine
@@ -157,11 +157,11 @@ class Reconciler:
             self._engine.feed.wake(self._engine.db.run(sql.due_timers))
         if pulse["overdue"]:
             for job_id in self._engine.db.run(jobs.overdue, readonly=True):
-                cancel.expire(self._engine, job_id)
+                self._unless_locked(partial(cancel.expire, self._engine, job_id))
         if pulse["rung"]:
-            self.find_lost()
+            self._unless_locked(self.find_lost)
             if self._leads("markers"):
-                self.send_markers()
+                self._unless_locked(self.send_markers)
         if pulse["backlog"]:
             self._engine.feed.wake(self._engine.db.run(sql.queues_with_backlog, readonly=True))
         if pulse["webhooks"] and self._courier is not None:
@@ -185,6 +185,13 @@ class Reconciler:
             if self._leads("tidy"):
                 self._engine.db.run(partial(breakers.forget_old_calls, older=OLD_CALLS))
 
+    def _unless_locked(self, duty: Callable[[], object]) -> None:
+        """A row that somebody keeps locked holds up what needs it, and nothing else."""
+        try:
+            duty()
+        except Locked as error:
+            log.warning("reconcile.locked", extra={"error": str(error)})
+
     def _leads(self, duty: str) -> bool:
         """Whether this scheduler does ``duty`` now. Two that both think so cost work, never correctness."""
         holder, seconds = self._engine.process, 5 * self._rhythm.tick
@@ -194,15 +201,18 @@ class Reconciler:
         if silent:
             self.bury_dead()
         if leases:
-            self._expired(release.expire_leases(self._engine))
+            self._unless_locked(lambda: self._expired(release.expire_leases(self._engine)))
 
     def bury_dead(self) -> None:
         """Releases at once what provably dead processes held: their lock is free and their heartbeat is old."""
         for row in self._engine.db.run(lambda s: workers.silent(s, self._rhythm.silent), readonly=True):
             who = Incarnation(row["incarnation"])
             if self._dead(row):
-                count = release.bury(self._engine, who)
-                log.warning("worker.buried", extra={"worker": who, "released": count})
+                self._unless_locked(partial(self._bury, who))
+
+    def _bury(self, who: Incarnation) -> None:
+        count = release.bury(self._engine, who)
+        log.warning("worker.buried", extra={"worker": who, "released": count})
 
     def _dead(self, row: dict[str, object]) -> bool:
         def work(session: Session) -> tuple[bool, float]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+from orchestrator.domain.errors import Locked
 from orchestrator.domain.fallback import after_giving_up
 from orchestrator.domain.ids import Incarnation
 from orchestrator.domain.plan import Kind, Plan, StepRow
 from orchestrator.domain.result import Doubted, Released, Result, Unreconciled
 from orchestrator.domain.retry import Again, GiveUp, InDoubt, after_loss
 from orchestrator.engine.context import Engine
-from orchestrator.engine.settle import Settle, settle
+from orchestrator.engine.settle import Settle, Settled, settle, unlocked
 from orchestrator.store import jobs, workers
 from orchestrator.store.database import Session
+
+log = logging.getLogger("orchestrator.release")
 
 
 def release_lost(engine: Engine, rows: Sequence[StepRow], *, alone: bool = False) -> int:
@@ -40,8 +44,19 @@ def release_lost(engine: Engine, rows: Sequence[StepRow], *, alone: bool = False
     ]
     won = 0
     for start in range(0, len(intents), 200):
-        won += sum(done.won for done in settle(engine, intents[start : start + 200]))
+        won += sum(done.won for done in _settle_what_is_free(engine, intents[start : start + 200]))
     return won
+
+
+def _settle_what_is_free(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
+    """One job that somebody keeps locked must not keep the others waiting: it is left for the next time."""
+    try:
+        return settle(engine, intents)
+    except Locked as error:
+        free = unlocked(engine, [(intent.job_id, intent.path) for intent in intents])
+        left = [intent for intent in intents if (intent.job_id, intent.path) in free]
+        log.warning("release.locked", extra={"count": len(intents) - len(left), "error": str(error)})
+        return settle(engine, left) if left else []
 
 
 def after(row: StepRow, plan: Plan, *, alone: bool) -> Result:

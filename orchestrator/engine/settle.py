@@ -8,7 +8,7 @@ claimed in that same transaction and handed back (*continuation in place*). Zero
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +111,11 @@ def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
     crashpoint("compensation.after_commit" if undoes else "settle.after_commit")
     publish(engine, batch)
     return settled
+
+
+def unlocked(engine: Engine, keys: Iterable[tuple[JobId, StepPath]]) -> set[tuple[JobId, StepPath]]:
+    """Those of ``keys`` that a settle or claim would not have to wait for now."""
+    return engine.db.run(lambda session: steps.unlocked(session, keys))
 
 
 def prepare(engine: Engine, claimed: Claimed, rows: Sequence[StepRow]) -> bool:

@@ -17,10 +17,10 @@ from orchestrator.domain.errors import (
     DefinitionError,
     IdempotencyMismatch,
     InvalidInput,
+    Locked,
     NotFound,
     PayloadTooLarge,
     SubmitInProgress,
-    Unavailable,
 )
 from orchestrator.domain.events import Event, EventType
 from orchestrator.domain.ids import JobId, StepRef
@@ -119,8 +119,8 @@ def submit_many(engine: Engine, submissions: Sequence[Submission]) -> list[Accep
 
     try:
         accepted = engine.db.run(work)
-    except Unavailable as error:
-        if "lock timeout" in str(error):
+    except Locked as error:
+        if jobs.is_insert(error.context["statement"]):
             raise SubmitInProgress(
                 "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
             ) from error

@@ -2,7 +2,8 @@
 
 Group commit, adaptive: what is waiting when the writer is free goes into one transaction, so a lone step is never kept
 waiting and a thousand concurrent ones share commits. A batch that fails for its data is split until the guilty intent
-stands alone; its neighbours commit.
+stands alone; its neighbours commit. So do those of an intent whose job somebody keeps locked: it is waited for
+once, then refused whenever it is tried again.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.crashpoints import CrashPointReached
-from orchestrator.domain.errors import Unavailable
-from orchestrator.domain.ids import StepRef
+from orchestrator.domain.errors import Locked, Unavailable
+from orchestrator.domain.ids import JobId, StepPath, StepRef
 from orchestrator.domain.plan import StepRow
 from orchestrator.engine.context import Engine
 from orchestrator.engine.gather import Claimed
-from orchestrator.engine.settle import Settle, Settled, claim, settle
+from orchestrator.engine.settle import Settle, Settled, claim, settle, unlocked
 from orchestrator.store import steps
 
 log = logging.getLogger("orchestrator.writer")
 
 #: Intents a transaction holds at most.
 BATCH = 64
+#: Seconds for which locks are looked for before each batch, since the last one was met.
+WARY = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,22 @@ class _Claim:
     ref: StepRef
     future: Future[Claimed | None]
 
+    @property
+    def key(self) -> tuple[JobId, StepPath]:
+        return self.ref.job_id, self.ref.path
+
 
 @dataclass(frozen=True, slots=True)
 class _Settle:
     intent: Settle
     future: Future[Settled]
+
+    @property
+    def key(self) -> tuple[JobId, StepPath]:
+        return self.intent.job_id, self.intent.path
+
+
+_T = TypeVar("_T", _Claim, _Settle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,7 @@ class Writer:
         self._batched = batched
         self._queue: queue.SimpleQueue[_Claim | _Settle | _Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._wary_until = 0.0
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="orchestrator-writer", daemon=True)
@@ -111,9 +126,10 @@ class Writer:
                     _answer(item.future, item.work)
 
     def _claims(self, items: list[_Claim]) -> None:
-        if not items:
-            return
         try:
+            items = self._free(items)
+            if not items:
+                return
             won = claim(self._engine, [item.ref for item in items])
         except Exception as error:  # noqa: BLE001 - handed to the callers, who wait for it
             self._split(items, error, self._claims)
@@ -127,9 +143,10 @@ class Writer:
             item.future.set_result(mine)
 
     def _settles(self, items: list[_Settle]) -> None:
-        if not items:
-            return
         try:
+            items = self._free(items)
+            if not items:
+                return
             done = settle(self._engine, [item.intent for item in items])
         except Exception as error:  # noqa: BLE001 - handed to the callers, who wait for it
             self._split(items, error, self._settles)
@@ -139,7 +156,24 @@ class Writer:
                 self._claimed(settled.next)
             item.future.set_result(settled)
 
+    def _free(self, items: list[_T]) -> list[_T]:
+        """While locks are about: those of ``items`` that are free; the others are refused."""
+        if not items or self._engine.clock.monotonic() > self._wary_until:
+            return items
+        free = unlocked(self._engine, [item.key for item in items])
+        held = [item for item in items if item.key not in free]
+        if held:
+            self._wary_until = self._engine.clock.monotonic() + WARY
+        for item in held:
+            item.future.set_exception(Locked("the step's job is locked by another transaction."))
+        return [item for item in items if item.key in free]
+
     def _split(self, items: list[Any], error: Exception, again: Callable[[list[Any]], None]) -> None:
+        if isinstance(error, Locked) and self._engine.clock.monotonic() > self._wary_until:
+            self._wary_until = self._engine.clock.monotonic() + WARY
+            log.warning("writer.locked", extra={"size": len(items), "error": str(error)})
+            again(items)
+            return
         whole = isinstance(error, (Unavailable, CrashPointReached)) or len(items) == 1
         if whole:
             for item in items:

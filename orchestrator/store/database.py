@@ -3,8 +3,11 @@
 PostgreSQL: READ COMMITTED, one pooled connection a transaction. SQLite: WAL, ``BEGIN IMMEDIATE`` (one writer), a busy
 timeout; ``synchronous`` NORMAL survives a killed process, FULL a power cut.
 
-Driver errors leave here as ``Unavailable`` (cannot reach, timed out), ``SchemaOutdated`` (tables are missing), or as
-they are; deadlocks and serialisation failures are retried whole by ``Database.run``.
+Nobody waits without end: for a connection, for a statement, for a locked row, or for a host that is gone.
+
+Driver errors leave here as ``Unavailable`` (cannot reach, timed out), ``Locked`` (a row, for too long),
+``SchemaOutdated`` (tables are missing), or as they are; deadlocks and serialisation failures are retried whole by
+``Database.run``.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
-from orchestrator.domain.errors import ConfigError, OrchestratorError, SchemaOutdated, Unavailable
+from orchestrator.domain.errors import ConfigError, Locked, OrchestratorError, SchemaOutdated, Unavailable
 from orchestrator.store.dialect import Dialect
 
 T = TypeVar("T")
@@ -30,7 +33,9 @@ T = TypeVar("T")
 _RETRYABLE = {"40001", "40P01"}
 #: read_only_sql_transaction: a standby, or a primary that has stepped down.
 _READ_ONLY = "25006"
-_UNAVAILABLE = {_READ_ONLY, "57P01", "57P02", "57P03", "57014", "53100", "53200", "53300", "55P03"}
+_UNAVAILABLE = {_READ_ONLY, "57P01", "57P02", "57P03", "57014", "53100", "53200", "53300"}
+#: lock_not_available.
+_LOCKED = "55P03"
 _MISSING = {"42P01", "42703"}
 
 
@@ -45,6 +50,7 @@ class Database:
         sqlite_synchronous: str = "NORMAL",
         connect_timeout: float = 5.0,
         statement_timeout: float = 30.0,
+        lock_timeout: float = 5.0,
         application: str = "orchestrator",
     ) -> None:
         parsed = make_url(url)
@@ -61,7 +67,9 @@ class Database:
                     "connect_timeout": max(1, int(connect_timeout)),
                     "application_name": application,
                     "prepare_threshold": 2,
-                    "options": f"-c statement_timeout={int(statement_timeout * 1000)} -c lock_timeout=10000",
+                    "options": f"-c statement_timeout={int(statement_timeout * 1000)}"
+                    f" -c lock_timeout={int(lock_timeout * 1000)}",
+                    **_notice_a_lost_host(statement_timeout),
                 },
             )
             event.listen(self.engine, "handle_error", _leave_read_only)
@@ -147,6 +155,16 @@ class Session:
         return float(self.value("SELECT {now}"))
 
 
+def _notice_a_lost_host(seconds: float) -> dict[str, int]:
+    """A host that vanished without a word ends no statement: the kernel must notice, within about ``seconds``."""
+    return {
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": int(seconds * 1000),
+    }
+
+
 def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, _: Any) -> None:
@@ -191,6 +209,12 @@ def translated() -> Iterator[None]:
         if missing:
             raise SchemaOutdated(
                 f"the database schema does not fit this version ({text}).", mend="Run: orchestrator migrate"
+            ) from error
+        if state == _LOCKED:
+            raise Locked(
+                "a row that this needs is locked by another transaction.",
+                mend="Try again; pg_blocking_pids() in PostgreSQL says who holds it.",
+                statement=error.statement or "",
             ) from error
         lost = isinstance(error, (OperationalError, InterfaceError)) and state not in _RETRYABLE
         if error.connection_invalidated or state in _UNAVAILABLE or lost:

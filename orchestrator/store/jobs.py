@@ -27,6 +27,11 @@ def insert(session: Session, job: JobRow) -> bool:
     return session.execute(sql, job_values(job)).rowcount == 1
 
 
+def is_insert(statement: str) -> bool:
+    """Whether ``statement`` is ``insert``'s, which waits for nothing but a twin with its key."""
+    return statement.startswith("INSERT INTO jobs ")
+
+
 def lock(session: Session, ids: Iterable[JobId]) -> dict[JobId, JobRow]:
     """Locks the jobs in order of their ids: the one lock that orders settle, cancel, join and event numbers."""
     return lock_at(session, ids)[0]

@@ -68,6 +68,23 @@ def _claim_postgres(session: Session, refs: Sequence[StepRef], owner: Incarnatio
     return [step_row(row) for row in rows]
 
 
+def unlocked(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> set[tuple[JobId, StepPath]]:
+    """Those of ``keys`` whose job's row, and whose own, nobody else has locked at this moment (PostgreSQL)."""
+    wanted = sorted(set(keys))
+    found = session.rows(
+        f"SELECT id FROM jobs WHERE {session.dialect.any_of('id', 'ids')} ORDER BY id " + "{skip_locked}",
+        {"ids": json.dumps(sorted({job_id for job_id, _ in wanted}))},
+    )
+    free = {JobId(row["id"]) for row in found}
+    rows = session.rows(
+        "SELECT job_id, path FROM steps WHERE (job_id, path) IN"
+        " (SELECT v.value->>0, v.value->>1 FROM jsonb_array_elements(CAST(:keys AS jsonb)) AS v(value))"
+        " ORDER BY job_id, path {skip_locked}",
+        {"keys": json.dumps([list(key) for key in wanted if key[0] in free])},
+    )
+    return {(JobId(row["job_id"]), StepPath(row["path"])) for row in rows}
+
+
 def load(session: Session, job_id: JobId, paths: Iterable[StepPath]) -> list[StepRow]:
     return load_many(session, [(job_id, path) for path in paths])
 

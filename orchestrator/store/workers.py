@@ -97,12 +97,20 @@ def lock_is_free(session: Session, number: int) -> bool:
 
 
 def renew(session: Session, who: Incarnation, lease: float) -> list[tuple[JobId, StepPath, int]]:
-    """Extends every lease of ``who``; answers what it owns: (job, path, fence)."""
-    rows = session.rows(
-        "UPDATE steps SET lease_until = {now} + :lease WHERE lease_owner = :who AND state = 'running'"
-        " RETURNING job_id, path, fence",
-        {"who": who, "lease": lease},
-    )
+    """Extends every lease of ``who``; answers what it owns: (job, path, fence).
+
+    A row that somebody has locked is passed over: the others' leases must not end with its.
+    """
+    mine = "lease_owner = :who AND state = 'running'"
+    if session.postgres:
+        sql = (
+            f"WITH free AS (SELECT job_id, path FROM steps WHERE {mine} {{skip_locked}}), renewed AS (UPDATE steps s"
+            " SET lease_until = {now} + :lease FROM free WHERE s.job_id = free.job_id AND s.path = free.path)"
+            f" SELECT job_id, path, fence FROM steps WHERE {mine}"
+        )
+    else:
+        sql = f"UPDATE steps SET lease_until = {{now}} + :lease WHERE {mine} RETURNING job_id, path, fence"
+    rows = session.rows(sql, {"who": who, "lease": lease})
     return [(JobId(r["job_id"]), StepPath(r["path"]), r["fence"]) for r in rows]
 
 

@@ -46,7 +46,7 @@ def letters(bench: Bench) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("k", range(N))
 def test_whichever_step_fails_nothing_stays_booked(bench: Bench, book: Book, k: int) -> None:
-    """E7: fail step k for all k; the outside ledger nets to zero, in reverse order, and nothing else is undone."""
+    """E7, M8: fail step k for all k; the outside ledger nets to zero, in reverse order, and nothing else is undone."""
     job = bench.submit(trip(book, fails=[f"s{k}"]), 1)
     run(bench, job)
     assert bench.job(job)["state"] == "failed"

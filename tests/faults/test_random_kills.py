@@ -18,7 +18,9 @@ from tests.support.ledger import Call
 pytestmark = pytest.mark.faults
 
 CALLS = 4
-SIZES = [pytest.param(200, id="200"), pytest.param(500, id="500", marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
+#: From here on the share of repeated calls means something.
+MANY = 500
+LONG = pytest.param(2000, id="2000", marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
 
 
 def four_calls(it: Cluster) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def in_flight(calls: list[Call], killed: list[Child], settled: dict[tuple[str, s
     return sum(death is not None and end > death for death, end in ends)
 
 
-@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("count", [pytest.param(200, id="200"), LONG])
 def test_nothing_is_lost_and_nothing_finished_is_repeated(
     cluster: MakeCluster, count: int, seed: int, report: Callable[..., None]
 ) -> None:
@@ -71,8 +73,11 @@ def test_nothing_is_lost_and_nothing_finished_is_repeated(
 
 
 @pytest.mark.timeout(300)
-def test_the_same_on_rabbitmq(cluster: MakeCluster, rabbitmq_url: str, seed: int, report: Callable[..., None]) -> None:
-    under_kills(cluster(rabbitmq_url), 150, seed, report)
+@pytest.mark.parametrize("count", [pytest.param(150, id="150"), LONG])
+def test_the_same_on_rabbitmq(
+    cluster: MakeCluster, rabbitmq_url: str, count: int, seed: int, report: Callable[..., None]
+) -> None:
+    under_kills(cluster(rabbitmq_url), count, seed, report)
 
 
 def under_kills(it: Cluster, count: int, seed: int, report: Callable[..., None]) -> None:
@@ -94,7 +99,7 @@ def under_kills(it: Cluster, count: int, seed: int, report: Callable[..., None])
     assert {job["output"]["n"] - index for index, job in enumerate(map(it.job, jobs))} == {CALLS}
     assert late == [], "a step that had settled was called again"
     assert repeated <= open_calls
-    if count >= 500:  # a short run has too few calls for the share to mean anything
+    if count >= MANY:
         assert counted["calls"] <= 1.3 * count * CALLS
     assert Counter(child.role for child in killer.killed)["worker"] >= 1
     it.check()

@@ -182,6 +182,7 @@ SHAPES = [
     Shape("supervisor"),
     Shape("calls", 3, 1, 1.0),
     Shape("http_calls", 3, 1, 1.0),
+    Shape("failing", 4),
 ]
 
 

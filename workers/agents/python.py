@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import traceback
 from typing import Any
 
@@ -67,18 +68,31 @@ class PythonCalls:
         return await self._awaited(pending, ctx)
 
     async def _awaited(self, pending: Any, ctx: Context) -> Any:
+        task = asyncio.current_task()
         try:
             return await pending
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
+        except KeyboardInterrupt as error:
+            if threading.current_thread() is threading.main_thread():  # where Ctrl-C arrives
+                raise
+            raise failure_of(error, ctx.spent) from error
+        except GeneratorExit as error:
+            if task is None or _running_task() is not task:  # we are being closed
+                raise
+            raise failure_of(error, ctx.spent) from error
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             # The agent's own: something inside it was cancelled and it let that through.
             raise failure_of(error, ctx.spent) from error
         except BaseException as error:  # SystemExit too: it would end the worker's loop
             raise failure_of(error, ctx.spent) from error
+
+
+def _running_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop is running
+        return None
 
 
 def _value(result: Any) -> Any:

@@ -9,12 +9,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from orchestrator.domain.errors import SchemaOutdated
+from orchestrator.clock import Clock
+from orchestrator.domain.errors import Locked, SchemaOutdated
 from orchestrator.store.database import Database, translated
 from orchestrator.store.tables import VERSION_TABLE
 
 #: The PostgreSQL advisory lock that keeps two migrations apart.
 LOCK = 7_305_112_004
+#: Seconds a change waits for a table, between two tries, and how often it is tried.
+LOCK_WAIT, LOCK_PAUSE, TRIES = 0.5, 0.5, 60
 
 
 def _config() -> Config:
@@ -38,16 +41,31 @@ def current(db: Database) -> str | None:
 def upgrade(db: Database) -> tuple[str | None, str]:
     """Brings the database to this code's schema; safe to run twice, at once, and beside running processes.
 
-    Answers (revision before, revision after). Raises ``Unavailable``.
+    A change that must wait for a table makes all who come after it wait too: it gives way after ``LOCK_WAIT`` and is
+    tried again. Answers (revision before, revision after). Raises ``Unavailable``; ``Locked`` after ``TRIES``.
     """
     before = current(db)
     if before == head():
         return before, before
+    for left in reversed(range(TRIES)):
+        try:
+            _upgrade(db)
+            break
+        except Locked:
+            if not left:
+                raise
+            Clock().sleep(LOCK_PAUSE)
+    return before, head()
+
+
+def _upgrade(db: Database) -> None:
     config = _config()
     with translated(), db.engine.connect() as connection:
         if db.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
             connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql("SET lock_timeout = 0")
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
+            connection.exec_driver_sql(f"SET lock_timeout = {int(LOCK_WAIT * 1000)}")
             connection.commit()
         try:
             config.attributes["connection"] = connection
@@ -58,8 +76,7 @@ def upgrade(db: Database) -> tuple[str | None, str]:
                 connection.rollback()
                 connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LOCK})")
                 connection.commit()
-                connection.invalidate()  # it carries a session setting: do not give it back to the pool
-    return before, head()
+                connection.invalidate()  # it carries session settings: do not give it back to the pool
 
 
 def check(db: Database) -> None:
