@@ -266,6 +266,8 @@ class EventPage(BaseModel):
 
 
 class DeadLetterView(BaseModel):
+    """``input``, ``prompt`` (of a ``chat`` agent) and ``attempts`` only where one letter is asked for."""
+
     id: str
     job_id: str
     path: str
@@ -282,6 +284,8 @@ class DeadLetterView(BaseModel):
     closed_by: str | None
     note: str | None
     operation: str | None = None
+    input: Any = None
+    prompt: Any = None
     attempts: list[AttemptView] | None = None
 
 

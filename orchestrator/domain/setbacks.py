@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
+from orchestrator.domain.complaint import carried
 from orchestrator.domain.events import EventType
 from orchestrator.domain.ids import QueueName, StepPath
 from orchestrator.domain.outcome import NULL, Doubt, Failure, FailureClass, Stored
@@ -59,8 +60,8 @@ class Setbacks(Repaying, ABC):
         failure = Failure(FailureClass.WORKER_LOST, "its worker was lost", outcome_known=False) if lost else None
         if lost:
             self._event(EventType.STEP_LOST, row.path, {"attempt": row.attempt, "losses": row.losses})
-            if begun:
-                row.failure = failure
+            if begun and failure is not None:
+                row.failure = carry_doubt(carried(failure, row.failure), row.failure)
         if stopping:
             self.finish(row, StepState.CANCELLED)
         else:

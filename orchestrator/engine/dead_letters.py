@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.crashpoints import crashpoint
-from orchestrator.domain.errors import Conflict, NotFound
+from orchestrator.domain.errors import Conflict, InvalidInput, NotFound
 from orchestrator.domain.ids import ROOT, StepPath, child, parent_of
 from orchestrator.domain.plan import JobRow, Kind, Plan, StepRow
 from orchestrator.domain.reopening import Reopening
@@ -25,11 +25,17 @@ from orchestrator.store.rows import job_values
 
 
 def get(engine: Engine, letter_id: str, tenant: str | None = None) -> dict[str, Any]:
-    """A dead letter with its attempts and their failures. Raises ``NotFound``."""
+    """A dead letter with its attempts, what they cost, and the call they made: its input, and its prompt if it has one.
+
+    Raises ``NotFound``.
+    """
 
     def work(session: Session) -> dict[str, Any]:
         letter = _own(desk.letter(session, letter_id), letter_id, tenant)
-        return {**letter, "attempts": queries.attempts(session, letter["job_id"], letter["path"])}
+        job_id, path = letter["job_id"], letter["path"]
+        row = next(iter(steps.load(session, job_id, [path])), None)
+        call = edits.call_of(engine, session, jobs.get_many(session, [job_id])[job_id], row)
+        return {**letter, **call, "attempts": queries.attempts(session, job_id, path)}
 
     return engine.db.run(work, readonly=True)
 
@@ -136,7 +142,9 @@ def reopen(
     advance = Reopening(plan, job, steps.load_all(session, job.id), session.now(), engine.caps.steps)
     rows = advance.rows
     undone = [path for path, row in rows.items() if row.state is StepState.COMPENSATED]
-    stale = stale_from(plan, rows, undone).and_also(stale) if undone else stale
+    if undone:
+        stale = stale_from(plan, rows, undone).and_also(stale)
+        _fits_what_was_undone(edit, stale)
     undoing.owe_again(session, job.id)
     if stale.again:
         history.keep_outputs(session, job.id, stale.again | stale.gone)
@@ -155,6 +163,15 @@ def reopen(
         counts: Counter[CounterKey] = Counter({("dead_letters_replayed_total", (("workflow", job.workflow),)): 1})
         history.add_counts(session, engine.process, counts)
     return [row for row in (*ready, *advance.ready) if row.state is StepState.READY]
+
+
+def _fits_what_was_undone(edit: Edit | None, stale: Stale) -> None:
+    """What a step depends on is done again first, and may open other steps or answer otherwise."""
+    if edit is not None and (edit.path in stale.gone or (edit.path in stale.again and edit.output is not None)):
+        raise InvalidInput(
+            f"what {edit.path} depends on was undone and is done again first, so this change may not fit it any more.",
+            mend="Replay it as it is, or fork the job from a step before it.",
+        )
 
 
 def _write(engine: Engine, session: Session, advance: Reopening) -> None:

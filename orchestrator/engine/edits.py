@@ -9,13 +9,13 @@ from typing import Any
 
 from orchestrator.domain.difference import difference
 from orchestrator.domain.errors import InvalidInput, PayloadTooLarge
-from orchestrator.domain.expressions import ExpressionFailed
+from orchestrator.domain.expressions import ExpressionError, ExpressionFailed, Template
 from orchestrator.domain.ids import StepPath
 from orchestrator.domain.json_values import NotJson, dumps, loads
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import JobRow, Kind, Node, Plan, StepRow
 from orchestrator.domain.schemas import compile_schema
-from orchestrator.domain.workflow import Agent
+from orchestrator.domain.workflow import Agent, ChatAgent
 from orchestrator.engine.answers import Rejected, passed
 from orchestrator.engine.context import Engine
 from orchestrator.engine.gather import Claimed, gather
@@ -81,6 +81,23 @@ def examine(
         before = loads(text)
     _fits(plan.agents[name], before, name)
     return Edit(row.path, by, given, name if "agent" in changes else None, difference=said)
+
+
+def call_of(engine: Engine, session: Session, job: JobRow, row: StepRow | None) -> dict[str, Any]:
+    """The ``input`` that the step's call is made with, and of a ``chat`` agent the ``prompt``; for people to look at.
+
+    Empty where there is no call, or its input cannot be put together: that is then what failed.
+    """
+    if row is None or row.kind is not Kind.AGENT or row.agent is None:
+        return {}
+    claimed = gather(engine, session, [row])[row.job_id, row.path]
+    agent = engine.plans.get(session, job.version).agents[row.agent]
+    try:
+        value = input_of(claimed)
+        prompt = Template.compile(agent.prompt).evaluate({"input": value}) if isinstance(agent, ChatAgent) else None
+    except (ExpressionError, ExpressionFailed, NotJson):
+        return {}
+    return {"input": value} if prompt is None else {"input": value, "prompt": prompt}
 
 
 def _known(changes: Mapping[str, Any]) -> None:

@@ -233,3 +233,22 @@ def test_a_death_in_mid_replay_leaves_nothing_of_it(bench: Bench, point: str) ->
     dead_letters.replay(bench.engine, letter, by="ann", changes={"output": {"n": 7}})
     bench.drive()
     assert bench.job(job)["state"] == "succeeded"
+
+
+def test_a_letter_shows_the_call_that_failed(bench: Bench) -> None:
+    """E8: what it was called with, and of a model the prompt; so that one sees what to edit."""
+    named = {
+        "base_url": "http://127.0.0.1:9/v1",
+        "model": "m",
+        "api_key_env": "NO_SUCH_API_KEY",
+    }  # fails before it calls
+    chat = {"kind": "chat", "prompt": "Sum up: ${{ input.text }}", **named}
+    agents = {"a": {"kind": "scripted", "script": [{"output": {"text": "long"}}]}, "m": chat}
+    retry = {"attempts": 1}
+    steps = [{"id": "s", "agent": "a"}, {"id": "t", "agent": "m", "with": "${{ steps.s }}", "retry": retry}]
+    bench.submit({"name": "t", "agents": agents, "steps": steps}, 1)
+    bench.drive()
+    letter = bench.db.run(lambda s: desk.letters(s, tenant="default"))[0]
+    seen = dead_letters.get(bench.engine, letter["id"])
+    assert (seen["path"], seen["input"], seen["prompt"]) == ("t", {"text": "long"}, "Sum up: long")
+    assert [attempt["outcome"] for attempt in seen["attempts"]] == ["failed"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.errors import Conflict
+from orchestrator.domain.errors import Conflict, InvalidInput
 from orchestrator.domain.ids import JobId
 from orchestrator.engine import dead_letters, decisions, undoing
 from orchestrator.engine.cancel import cancel
@@ -264,6 +264,21 @@ def test_a_replay_does_again_what_was_undone_and_what_depends_on_it(bench: Bench
     epochs = {path: step["epoch"] for path, step in bench.steps(job).items() if not path.startswith("~")}
     assert epochs["plain"] == 1
     assert {epoch for path, epoch in epochs.items() if path not in ("", "plain")} == {2}
+    bench.check()
+
+
+def test_a_change_that_what_was_undone_may_contradict_is_refused(bench: Bench, book: Book) -> None:
+    steps = [booked("first"), {"id": "each", "for_each": "[0, 1]", "do": {"agent": "book", "with": {}}}]
+    agents = book.agents(fails=["each/1"])
+    job = bench.submit({"name": "trip", "agents": agents, "steps": steps}, 1)
+    run(bench, job)
+    for changes in ({"input": {}}, {"output": {}}):
+        with pytest.raises(InvalidInput, match="undone"):
+            dead_letters.replay(bench.engine, letters(bench)[0]["id"], by="me", changes=changes)
+    assert bench.job(job)["state"] == "failed"
+    bench.check()
+    dead_letters.replay(bench.engine, letters(bench)[0]["id"], by="me")
+    run(bench, job)
     bench.check()
 
 
