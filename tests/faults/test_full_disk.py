@@ -93,12 +93,14 @@ def test_the_disk_of_postgresql_is_full_for_a_while(
             if where is all_on_a_small_disk:
                 use_up_the_log(server)
             before = http.until_refused("filling")
-            until, refusals = it.clock.monotonic() + seconds, 0
+            until, asked, refusals = it.clock.monotonic() + seconds, 0, 0
             while it.clock.monotonic() < until:
-                answer = http.submit(f"full-{refusals}")
+                asked += 1
+                answer = http.submit(f"full-{asked}")
                 if answer.status_code != 202:  # a page may have room for one more
                     refused(answer)
                     refusals += 1
+            assert refusals > 0
             disk.free()
             died = not server.running
             server.start()  # as whoever keeps it running does; nothing if it lived
