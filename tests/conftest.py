@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import redis
 
 from orchestrator.clock import Clock
+from tests.faults.report import FINDING, Finding
 from tests.support.servers import PostgresServer, PrometheusServer, RabbitServer, RedisServer, running
 
 #: A test that asks for one of these fixtures carries the marker of the server.
@@ -96,3 +99,15 @@ def seed() -> int:
     value = int(os.environ.get("TEST_SEED") or Clock().uniform() * 2**32)
     print(f"TEST_SEED={value}")
     return value
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """``report("K4", jobs=…, recovery=[…])`` adds to the fault report; ``FAULT_REPORT=1`` writes it."""
+
+    def add(row: str, **values: Any) -> None:
+        finding = Finding(row, **values)
+        print(finding)
+        request.node.user_properties.append((FINDING, asdict(finding)))
+
+    return add

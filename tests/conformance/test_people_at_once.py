@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from orchestrator.domain.errors import Conflict, Unavailable
 from orchestrator.domain.ids import JobId
@@ -71,7 +74,8 @@ class Person(threading.Thread):
         return "decided"
 
 
-def test_only_legal_moves_and_each_question_one_answer(bench: Bench, seed: int) -> None:
+@pytest.mark.faults
+def test_only_legal_moves_and_each_question_one_answer(bench: Bench, seed: int, report: Callable[..., None]) -> None:
     """U2: cancel, decide and replay at once from 50 clients."""
     bench.db.run(moves.watch)
     jobs = [bench.submit(flow(), n) for n in range(JOBS)]
@@ -101,3 +105,4 @@ def test_only_legal_moves_and_each_question_one_answer(bench: Bench, seed: int) 
         if bench.job(job)["state"] not in ("succeeded", "failed", "cancelled"):
             cancel.cancel(bench.engine, job)
         assert bench.job(job)["state"] in ("succeeded", "failed", "cancelled")
+    report("U2", jobs=JOBS, seed=seed, figure=", ".join(f"{name} {count}" for name, count in sorted(outcomes.items())))

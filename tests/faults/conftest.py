@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ import pytest
 
 from orchestrator.engine.recover import migrate
 from orchestrator.store.database import Database
-from tests.faults.report import Finding, write
+from tests.faults.report import FINDING, write
 from tests.support.cluster import Cluster
 from tests.support.cluster_children import Warm
 from tests.support.servers import PostgresServer
 
-#: The name of a finding among a test's properties.
-FINDING = "fault"
 MakeCluster = Callable[..., Cluster]
 
 
@@ -57,18 +54,6 @@ def cluster(warm: Warm, postgres_clone: str, redis_url: str, tmp_path: Path) -> 
             return stack.enter_context(Cluster(warm, postgres_clone, broker, tmp_path, **settings))
 
         yield make
-
-
-@pytest.fixture
-def report(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """``report("K4", jobs=…, recovery=[…])`` adds to the fault report; ``FAULT_REPORT=1`` writes it."""
-
-    def add(row: str, **values: Any) -> None:
-        finding = Finding(row, **values)
-        print(finding)
-        request.node.user_properties.append((FINDING, asdict(finding)))
-
-    return add
 
 
 class Collector:

@@ -10,6 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+#: The name of a finding among a test's properties.
+FINDING = "fault"
+
 FILE = Path(__file__).parents[2] / "docs" / "fault-report.md"
 
 #: The rows this run can fill, with the fault and what counts as passing.
@@ -37,11 +40,16 @@ ROWS = {
         "503, no pile-up past the pool, goes on by itself",
     ),
     "D7": ("the schema changed under load", "no failed job, no wait for a lock > 1 s, who does not fit says so"),
+    "A1-A4": (
+        "agents that hang, drip, cut, reset, answer rubbish or floods",
+        "classified; deadlines hold ± 1 s",
+    ),
     "M1": ("each message 1 to 5 times, shuffled, delayed", "every step settles once"),
     "M2": ("messages for what is unknown, finished, or of an old epoch", "no effect"),
     "M3": ("broken envelopes on a live worker's queue", "no worker dies; all in quarantine"),
     "M4": ("a step that takes its process down every time", "5 losses alone, dead letter, neighbours succeed"),
     "O3": ("a join of thousands", "time linear in size"),
+    "U2": ("50 people decide, cancel and replay the same jobs at once", "only legal moves, each question one answer"),
     "U1": ("bulk replay, its scheduler killed half way, two started", "each letter replayed once, at the asked rate"),
     "Limits": ("an agent's concurrency and rate over two workers", "never exceeded"),
     "Breaker": ("an agent that is away, two workers, one killed", "left alone; nothing is given up"),

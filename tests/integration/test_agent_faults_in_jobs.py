@@ -8,7 +8,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -108,7 +108,10 @@ def finish(bench: Bench, jobs: list[JobId]) -> None:
     asyncio.run(run())
 
 
-def test_whatever_an_agent_does_the_job_ends_and_says_why(bench: Bench, server: FakeAgents) -> None:
+@pytest.mark.faults
+def test_whatever_an_agent_does_the_job_ends_and_says_why(
+    bench: Bench, server: FakeAgents, report: Callable[..., None]
+) -> None:
     """E11: hang, slow drip, cut, reset, 5xx, 429, broken JSON, wrong schema, floods: each is classified, in time."""
     with resetting() as url:
         jobs = {
@@ -126,6 +129,7 @@ def test_whatever_an_agent_does_the_job_ends_and_says_why(bench: Bench, server: 
     for path in ("/hang", "/drip"):
         (attempt,) = queries.list_attempts(bench.engine, jobs[path])
         assert LIMIT <= attempt["ended_at"] - attempt["started_at"] <= LIMIT + 1
+    report("A1-A4", jobs=len(jobs) + 1, figure=f"{len(found)} faults, each in its class")
 
 
 def test_a_rate_limit_and_an_error_are_lived_through(bench: Bench, server: FakeAgents) -> None:
