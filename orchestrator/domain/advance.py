@@ -326,8 +326,7 @@ class Advance(Setbacks):
         elif cancelled:
             self._end_job(JobState.CANCELLED, EventType.JOB_CANCELLED)
         elif root.state is StepState.SUCCEEDED:
-            self.job.output = root.output
-            self._end_job(JobState.SUCCEEDED, EventType.JOB_SUCCEEDED)
+            self._succeed(root)
         else:
             self._fail_job(root)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator.domain.events import Event, EventType
@@ -49,6 +49,8 @@ class Moves:
         self.paid: dict[int, tuple[str, int]] = {}
         #: Whether the job owed anything when this transaction began.
         self.owing = False
+        #: Asks whether a branch that failed, and was tolerated, owes anything: looked up only where it matters.
+        self.branches_owe: Callable[[], bool] = lambda: False
         #: Undoing composites that opened.
         self.undoing: list[StepPath] = []
         #: The attempt being settled: its step, whether its call had begun, and its result.

@@ -121,6 +121,11 @@ class Plan:
         return UNDO in self.nodes
 
     @property
+    def tolerates(self) -> bool:
+        """Whether a branch of it may fail without failing the job."""
+        return any(node.tolerate not in (0, "0%") for node in self.nodes.values() if node.kind is not Kind.UNDO)
+
+    @property
     def root(self) -> Node:
         return self.nodes[""]
 

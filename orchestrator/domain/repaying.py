@@ -13,6 +13,15 @@ from orchestrator.domain.result import Cancelled, Defaulted, FellBack, GaveUp, R
 from orchestrator.domain.saga import Debt, container, doubtful
 from orchestrator.domain.states import JobState, StepState
 
+#: Variables of the undoing of a job that succeeded: it pays only for the branches that did not.
+ONLY_BRANCHES = Stored('{"branches":true}')
+#: How a job ends whose root did.
+_ENDS = {
+    StepState.SUCCEEDED: (JobState.SUCCEEDED, EventType.JOB_SUCCEEDED),
+    StepState.FAILED: (JobState.FAILED, EventType.JOB_FAILED),
+    StepState.CANCELLED: (JobState.CANCELLED, EventType.JOB_CANCELLED),
+}
+
 
 class Repaying(Moves):
     """What a job owes for the steps it has done (``domain/saga.py``)."""
@@ -37,14 +46,22 @@ class Repaying(Moves):
             debt = Debt(self.job.events, row.path, row.ref, row.epoch, row.generation, owes, known=known)
             self.owed.append(debt)
 
-    def _begin_undoing(self, root: StepRow) -> None:
-        """The job has failed or was cancelled, no call of it is live, and there is something to undo."""
+    def _succeed(self, root: StepRow) -> None:
+        """Branches that failed and were tolerated leave nothing behind: what they had done is undone first."""
+        if self.owing and self.plan.tolerates and self.branches_owe():
+            self._begin_undoing(root, ONLY_BRANCHES)
+        else:
+            self.job.output = root.output
+            self._end_job(JobState.SUCCEEDED, EventType.JOB_SUCCEEDED)
+
+    def _begin_undoing(self, root: StepRow, which: Stored | None = None) -> None:
+        """The job's work has ended, no call of it is live, and there is something to undo."""
         self.job.state, self.job.failure = JobState.COMPENSATING, root.failure
         data = {"failure": root.failure.as_dict()} if root.failure is not None else {}
         self._event(EventType.JOB_COMPENSATING, root.failed_at or None, data)
         row = StepRow(self.job.id, container(self.job.run), UNDO, Kind.UNDO, None)
         row.tenant, row.priority, row.queue = self.job.tenant, self.job.priority, self.plan.queue_of(UNDO)
-        row.state, row.ready_at = StepState.READY, self.now
+        row.state, row.ready_at, row.vars = StepState.READY, self.now, which
         self.job.steps += 1
         self.rows[row.path] = row
         self.created.append(row)
@@ -81,15 +98,14 @@ class Repaying(Moves):
     def _finish_undoing(self, row: StepRow) -> None:
         """All is undone or parked. When a parked one was replayed, the job ends as it had ended before."""
         root = self.rows[ROOT]
-        cancelled = root.state is StepState.CANCELLED
         if row.state is StepState.FAILED and row.failure is not None:
             self._park(row.path, row.failure)
         if row.epoch > 1:
-            self.job.state = JobState.CANCELLED if cancelled else JobState.FAILED
+            self.job.state, event = _ENDS[root.state]
             self.job.finished_at = self.now
-            again = {} if self.job.failure is None else {"failure": self.job.failure.as_dict()}
-            self._event(EventType.JOB_CANCELLED if cancelled else EventType.JOB_FAILED, None, again)
-        elif cancelled:
-            self._end_job(JobState.CANCELLED, EventType.JOB_CANCELLED)
-        else:
+            self._event(event, None, {} if self.job.failure is None else {"failure": self.job.failure.as_dict()})
+        elif root.state is StepState.FAILED:
             self._fail_job(root)
+        else:
+            self.job.output = root.output
+            self._end_job(*_ENDS[root.state])

@@ -10,9 +10,9 @@ The pattern: Garcia-Molina and Salem, *Sagas*, SIGMOD 1987.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.domain.expressions import Template
 from orchestrator.domain.ids import StepPath
@@ -107,9 +107,10 @@ class Member:
 def members(plan: Plan, row: StepRow, under: str | None, owed: Sequence[tuple[Debt, str, str]]) -> list[Member]:
     """What the undoing composite ``row`` opens, in order. ``owed``: each debt, its input's JSON text, its call's key.
 
-    ``under``: the place whose debts a fan-out or a branch pays.
+    ``under``: its variables; ``under`` in them is the place whose debts a fan-out or a branch pays.
     """
-    prefix = f"{loads(under)['under']}/" if under else ""
+    told = loads(under) if under else {}
+    prefix = f"{told['under']}/" if "under" in told else ""
     mine = [one for one in owed if f"{one[0].path}/".startswith(prefix)]
     mine.sort(key=lambda one: -one[0].number)
     match row.ref:
@@ -117,19 +118,19 @@ def members(plan: Plan, row: StepRow, under: str | None, owed: Sequence[tuple[De
             places: dict[str, None] = {}
             for debt, _, _ in mine:
                 places[prefix + debt.path.removeprefix(prefix).partition("/")[0]] = None
-            return [Member(BRANCH, dumps({"under": place})) for place in places]
+            return [Member(BRANCH, dumps({**told, "under": place})) for place in places]
         case _ if row.ref == BRANCH:
             return [_call(BRANCH, *one) for one in mine]
         case _:
-            return _units(plan, mine)
+            return _units(plan, mine, told)
 
 
-def _units(plan: Plan, owed: Sequence[tuple[Debt, str, str]]) -> list[Member]:
+def _units(plan: Plan, owed: Sequence[tuple[Debt, str, str]], told: Mapping[str, Any]) -> list[Member]:
     units: dict[StepPath, list[tuple[Debt, str, str]]] = defaultdict(list)
     for one in owed:
         units[_fan_of(plan, one[0]) or StepPath(f"{one[0].path}#{one[0].number}")].append(one)
     return [
-        _call(UNDO, *unit[0]) if len(unit) == 1 else Member(FAN, dumps({"under": place}))
+        _call(UNDO, *unit[0]) if len(unit) == 1 else Member(FAN, dumps({**told, "under": place}))
         for place, unit in units.items()
     ]
 

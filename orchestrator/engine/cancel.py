@@ -13,7 +13,7 @@ from orchestrator.domain.states import JOB_MOVING, JobState
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.engine.missing import no_job
-from orchestrator.engine.settle import Moved, _Batch, owing_of, publish, run_stops, write
+from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import jobs, steps
 from orchestrator.store.database import Session
 
@@ -66,7 +66,7 @@ def _stop(engine: Engine, job_id: JobId, tenant: str | None, decide: Callable[[S
             if root[0].stopping is not None:
                 return job
             advance = Advance(plan, job, root, now, engine.caps.steps)
-            advance.owing = bool(owing_of(session, {job_id: plan}))
+            tell_of_debts(session, [advance])
             decide(session, advance)
             run_stops(session, advance)
             write(engine, session, [advance], batch, now)

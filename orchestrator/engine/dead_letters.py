@@ -13,7 +13,7 @@ from orchestrator.domain.plan import JobRow, Kind, Plan, StepRow
 from orchestrator.domain.reopening import Reopening
 from orchestrator.domain.saga import is_undoing
 from orchestrator.domain.stale import NOTHING, Stale, begin_again, stale_from, take_out
-from orchestrator.domain.states import STEP_DONE, JobState, StepState
+from orchestrator.domain.states import JOB_TERMINAL, STEP_DONE, JobState, StepState
 from orchestrator.engine import audit, edits, queries, undoing
 from orchestrator.engine.context import Engine
 from orchestrator.engine.edits import Edit
@@ -116,7 +116,7 @@ def replay(
 def may_replay(job: JobRow, path: StepPath) -> bool:
     """Whether the letter of ``path`` can be replayed as its job is now."""
     if is_undoing(path):  # it is stuck beside a job that has ended
-        return job.state in (JobState.FAILED, JobState.CANCELLED)
+        return job.state in JOB_TERMINAL
     return job.state is JobState.FAILED
 
 
@@ -141,7 +141,8 @@ def reopen(
     plan = engine.plans.get(session, job.version)
     advance = Reopening(plan, job, steps.load_all(session, job.id), session.now(), engine.caps.steps)
     rows = advance.rows
-    undone = [path for path, row in rows.items() if row.state is StepState.COMPENSATED]
+    failed = job.state is JobState.FAILED  # else only branches that failed, and stay so, were undone
+    undone = [path for path, row in rows.items() if failed and row.state is StepState.COMPENSATED]
     if undone:
         stale = stale_from(plan, rows, undone).and_also(stale)
         _fits_what_was_undone(edit, stale)

@@ -16,7 +16,7 @@ from orchestrator.domain.states import JOB_MOVING
 from orchestrator.domain.waits import DECISIONS, WITH_OUTPUT, Decision, Reason
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
-from orchestrator.engine.settle import Moved, _Batch, owing_of, publish, run_stops, write
+from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import history, jobs, steps, waits
 from orchestrator.store.database import Session
 
@@ -115,7 +115,7 @@ def _decide(
     row = steps.load(session, job.id, [seen["path"]])[0]
     rows = steps.load(session, job.id, plan.touched(row.path, row.ref))
     advance = Advance(plan, job, rows, now, engine.caps.steps)
-    advance.owing = bool(owing_of(session, {job.id: plan}))
+    tell_of_debts(session, [advance])
     row = advance.rows[row.path]
     if not row.asks_a_person:
         raise Conflict(f"step {row.path} of job {job.id} asks nothing any more.", mend="Run: orchestrator verify")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.domain.ids import JobId, StepPath
+from orchestrator.domain.json_values import loads
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import JobRow, Kind, Node, Plan, StepRow
 from orchestrator.domain.saga import Debt
@@ -87,8 +88,11 @@ def gather(
 
 
 def _owed(session: Session, rows: Sequence[StepRow]) -> dict[JobId, list[Debt]]:
-    opening = {row.job_id for row in rows if row.kind is Kind.UNDO and row.width is None}
-    return {job_id: compensations.owed(session, job_id) for job_id in opening}
+    opening = {row.job_id: row.vars for row in rows if row.kind is Kind.UNDO and row.width is None}
+    return {
+        job_id: compensations.owed(session, job_id, only_branches="branches" in loads((told and told.text) or "{}"))
+        for job_id, told in opening.items()
+    }
 
 
 def _outputs(session: Session, wanted: set[Key], known: Iterable[Iterable[StepRow]]) -> dict[Key, StepRow]:

@@ -14,7 +14,7 @@ from orchestrator.domain.plan import StepRow
 from orchestrator.domain.reroute import Reroute
 from orchestrator.domain.states import JOB_MOVING, StepState
 from orchestrator.engine.context import Engine
-from orchestrator.engine.settle import Moved, _Batch, owing_of, publish, run_stops, write
+from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import breakers, jobs, steps
 from orchestrator.store.database import Session
 from orchestrator.store.feed import Limited
@@ -66,18 +66,17 @@ def _move_in(engine: Engine, session: Session, tenant: str, agent: str, found: S
     plans = {
         job_id: engine.plans.get(session, job.version) for job_id, job in locked.items() if job.state in JOB_MOVING
     }
-    owing = owing_of(session, plans)
     advances = []
     for job_id, plan in plans.items():
         keys = {path for _, place, ref in by_job[job_id] for path in plan.touched(place, ref)}
-        advance = Reroute(plan, locked[job_id], steps.load(session, job_id, keys), now, engine.caps.steps)
-        advance.owing = job_id in owing
-        for _, path, _ in by_job[job_id]:
+        advances.append(Reroute(plan, locked[job_id], steps.load(session, job_id, keys), now, engine.caps.steps))
+    tell_of_debts(session, advances)
+    for advance in advances:
+        for _, path, _ in by_job[advance.job.id]:
             row = advance.rows.get(path)
             if row is not None and _waits(row, agent):
                 advance.past(row, *holding)
                 run_stops(session, advance)
-        advances.append(advance)
     write(engine, session, advances, batch, now)
 
 

@@ -8,15 +8,16 @@ claimed in that same transaction and handed back (*continuation in place*). Zero
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.advance import Advance
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.outcome import Usage
-from orchestrator.domain.plan import Kind, Plan, StepRow
+from orchestrator.domain.plan import Kind, StepRow
 from orchestrator.domain.result import Result, Retrying
 from orchestrator.domain.saga import Debt
 from orchestrator.domain.states import STEP_MOVES_BY_ITSELF, JobState, StepState
@@ -151,20 +152,20 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
     ]
     debts = _debts(session, intents)
     keys += [(job_id, debt.path) for job_id, found in debts.items() for debt in found.values()]
-    owing = owing_of(session, plans)
     loaded: dict[JobId, list[StepRow]] = defaultdict(list)
     for row in steps.load_many(session, keys):
         loaded[row.job_id].append(row)
     results = [Settled(won=False) for _ in intents]
     follow: list[tuple[int, StepRow]] = []
-    advances: list[Advance] = []
-    for job_id, indexes in by_job.items():
-        job = locked.get(job_id)
-        if job is None:
-            continue
-        advance = Advance(plans[job_id], job, loaded[job_id], now, engine.caps.steps)
-        advance.owing, advance.debts = job_id in owing, debts.get(job_id, {})
-        advances.append(advance)
+    advances = [
+        Advance(plans[job_id], locked[job_id], loaded[job_id], now, engine.caps.steps)
+        for job_id in by_job
+        if job_id in locked
+    ]
+    tell_of_debts(session, advances)
+    for advance in advances:
+        job_id = advance.job.id
+        advance.debts, indexes = debts.get(job_id, {}), by_job[job_id]
         _load_held(session, advance, [intents[i] for i in indexes])
         for index in indexes:
             _apply(engine, session, advance, intents[index], index, results, follow, batch)
@@ -176,10 +177,12 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
     return results
 
 
-def owing_of(session: Session, plans: Mapping[JobId, Plan]) -> set[JobId]:
-    """Which of the jobs owe anything: asked only where a step can be undone at all."""
-    owers = [job_id for job_id, plan in plans.items() if plan.compensates]
-    return compensations.owing(session, owers) if owers else set()
+def tell_of_debts(session: Session, advances: Sequence[Advance]) -> None:
+    """Whether their jobs owe anything: asked only where a step can be undone at all."""
+    owers = {advance.job.id: advance for advance in advances if advance.plan.compensates}
+    for job_id in compensations.owing(session, owers) if owers else ():
+        owers[job_id].owing = True
+        owers[job_id].branches_owe = partial(compensations.branches_owe, session, job_id)
 
 
 def _debts(session: Session, intents: Sequence[Settle]) -> dict[JobId, dict[int, Debt]]:

@@ -12,7 +12,9 @@ from orchestrator.store import changes, tables
 from orchestrator.store.database import Session
 from orchestrator.store.rows import inline, ref, stored
 
-_SELECT = "SELECT job_id, number, path, ref, epoch, generation, input, input_ref, known, state, paid FROM compensations"
+_SELECT = (
+    "SELECT job_id, number, path, ref, epoch, generation, input, input_ref, known, state, paid FROM compensations c"
+)
 
 
 def _debt(row: Mapping[str, Any]) -> Debt:
@@ -48,20 +50,34 @@ def note(session: Session, job_id: JobId, debts: Iterable[Debt]) -> None:
     changes.insert(session, tables.compensations, rows)
 
 
-def owed(session: Session, job_id: JobId) -> list[Debt]:
-    """What is still to be undone, in the order of completion."""
-    rows = session.rows(f"{_SELECT} WHERE job_id = :job AND state = 'owed' ORDER BY number", {"job": job_id})
+#: The debts of steps that failed, or lie in something that did.
+_IN_FAILED = (
+    "EXISTS (SELECT 1 FROM steps f WHERE f.job_id = c.job_id AND f.state = 'failed'"
+    " AND (f.path = c.path OR f.path || '/' = substr(c.path, 1, length(f.path) + 1)))"
+)
+
+
+def owed(session: Session, job_id: JobId, *, only_branches: bool = False) -> list[Debt]:
+    """What is still to be undone, in the order of completion. ``only_branches``: of branches that failed."""
+    where = f"AND {_IN_FAILED}" if only_branches else ""
+    rows = session.rows(f"{_SELECT} WHERE job_id = :job AND state = 'owed' {where} ORDER BY number", {"job": job_id})
     return [_debt(row) for row in rows]
+
+
+def branches_owe(session: Session, job_id: JobId) -> bool:
+    """Whether a branch that failed owes anything; asked when all else has succeeded."""
+    sql = f"SELECT 1 FROM compensations c WHERE job_id = :job AND state = 'owed' AND {_IN_FAILED} LIMIT 1"
+    return session.value(sql, {"job": job_id}) is not None
 
 
 def owing(session: Session, jobs: Iterable[JobId]) -> set[JobId]:
     """Those of ``jobs`` that owe anything."""
     rows = session.rows(
-        "SELECT DISTINCT job_id FROM compensations WHERE state = 'owed'"
-        f" AND {session.dialect.any_of('job_id', 'jobs')}",
+        f"SELECT id FROM jobs j WHERE {session.dialect.any_of('id', 'jobs')}"
+        " AND EXISTS (SELECT 1 FROM compensations c WHERE c.job_id = j.id AND c.state = 'owed')",
         {"jobs": json.dumps(sorted(set(jobs)))},
     )
-    return {JobId(row["job_id"]) for row in rows}
+    return {JobId(row["id"]) for row in rows}
 
 
 def by_number(session: Session, job_id: JobId, numbers: Sequence[int]) -> dict[int, Debt]:

@@ -88,7 +88,9 @@ CHECKS: Final[dict[str, tuple[str, str]]] = {
         "a job that ended failed owes nothing that is neither undone nor parked; nothing else is undone",
         (
             "SELECT c.job_id, c.path, 'still owed' AS detail FROM compensations c JOIN jobs j ON j.id = c.job_id"
-            " WHERE c.state = 'owed' AND j.state = 'failed'"
+            " WHERE c.state = 'owed' AND (j.state = 'failed' OR (j.state = 'succeeded' AND EXISTS"
+            " (SELECT 1 FROM steps f WHERE f.job_id = c.job_id AND f.state = 'failed'"
+            " AND (f.path = c.path OR f.path || '/' = substr(c.path, 1, length(f.path) + 1)))))"
             " UNION ALL SELECT c.job_id, c.path, 'stuck, and not on the desk' FROM compensations c"
             " WHERE c.state = 'stuck' AND NOT EXISTS (SELECT 1 FROM steps u JOIN dead_letters d ON d.job_id = u.job_id"
             " AND d.path = u.path WHERE u.job_id = c.job_id AND u.undoes = c.number)"
@@ -132,7 +134,7 @@ CHECKS: Final[dict[str, tuple[str, str]]] = {
             " AND d.state IN ('open','discarded'))"
             " UNION ALL SELECT d.job_id, d.path, 'open letter of a job that is ' || j.state FROM dead_letters d"
             " JOIN jobs j ON j.id = d.job_id WHERE d.state = 'open' AND j.state <> 'failed'"
-            " AND j.state <> 'compensating' AND NOT (j.state = 'cancelled' AND substr(d.path, 1, 5) = '~undo')"
+            " AND j.state <> 'compensating' AND substr(d.path, 1, 5) <> '~undo'"
         ),
     ),
     "I11": (

@@ -295,3 +295,43 @@ def test_replays_of_the_job_take_stuck_compensations_along(bench: Bench, book: B
     standing = {key.split(":")[1] for key in book.open()}
     assert standing == {"s0"}
     bench.check()
+
+
+def test_a_branch_that_fails_and_is_tolerated_leaves_nothing_behind(bench: Bench, book: Book) -> None:
+    """The job succeeds without it, once what it had done is undone; the other branches keep what they did."""
+    steps: list[Any] = [
+        booked("first"),
+        {"id": "each", "for_each": "[0, 1, 2]", "do": [booked("a"), booked("b")], "join": {"tolerate": 1}},
+        booked("last"),
+    ]
+    agents = book.agents(fails=["each/1/b"])
+    flow = {"name": "trip", "agents": agents, "steps": steps, "output": "${{ steps.last.booking }}"}
+    job = bench.submit(flow, 1)
+    run(bench, job)
+    view = bench.job(job)
+    assert (view["state"], view["failure"]) == ("succeeded", None)
+    assert view["output"] in book.open()
+    assert book.undone() == ["each/1/a"]
+    assert len(book.open()) == 6
+    assert bench.steps(job)["each/1/a"]["state"] == "compensated"
+    assert [event["type"] for event in bench.events(job)][-2:] == ["step.compensated", "job.succeeded"]
+    bench.check()
+
+
+def test_a_stuck_branch_of_a_success_goes_to_the_desk(bench: Bench, book: Book, tmp_path: Path) -> None:
+    jam = tmp_path / "jam"
+    jam.touch()
+    both = {"x": [booked("a"), booked("b")], "y": booked("c")}
+    steps: list[Any] = [{"id": "p", "parallel": both, "join": {"tolerate": 1}}]
+    agents = book.agents(fails=["p/x/b"], stuck=["p/x/a"], jam=str(jam))
+    job = bench.submit({"name": "trip", "agents": agents, "steps": steps}, 1)
+    run(bench, job)
+    assert bench.job(job)["state"] == "succeeded"
+    (letter,) = letters(bench)
+    bench.check()
+    jam.unlink()
+    dead_letters.replay(bench.engine, letter["id"], by="me")
+    assert bench.job(job)["state"] == "compensating"
+    run(bench, job)
+    assert (bench.job(job)["state"], len(book.open()), letters(bench)) == ("succeeded", 1, [])
+    bench.check()
