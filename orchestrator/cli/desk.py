@@ -98,6 +98,8 @@ class Desk(Protocol):
 
     def breakers(self) -> list[Row]: ...
 
+    def open_breaker(self, name: str, seconds: float, *, note: str | None) -> list[Row]: ...
+
     def reset_breaker(self, name: str, *, note: str | None) -> list[Row]:
         """Those of that name, closed: one, unless several tenants' are in reach."""
 

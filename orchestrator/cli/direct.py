@@ -203,6 +203,9 @@ class DirectDesk:
     def cancel_operation(self, operation_id: str, *, note: str | None) -> Row:
         return replays.cancel(self._engine, operation_id, by=who(), note=note)
 
+    def open_breaker(self, name: str, seconds: float, *, note: str | None) -> list[Row]:
+        return breakers.open_(self._engine, name, seconds, by=who(), note=note)
+
     def breakers(self) -> list[Row]:
         return breakers.listing(self._engine, None)
 

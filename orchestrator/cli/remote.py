@@ -156,6 +156,11 @@ class RemoteDesk:
     def cancel_operation(self, operation_id: str, *, note: str | None) -> Row:
         return self._client.ask("POST", f"/v1/operations/{operation_id}/cancel", {"note": note})
 
+    def open_breaker(self, name: str, seconds: float, *, note: str | None) -> list[Row]:
+        body = {"seconds": seconds, "note": note}
+        rows: list[Row] = self._client.ask("POST", f"/v1/breakers/{name}/open", body)["breakers"]
+        return rows
+
     def breakers(self) -> list[Row]:
         rows: list[Row] = self._client.ask("GET", "/v1/breakers")["breakers"]
         return rows

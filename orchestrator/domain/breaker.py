@@ -38,6 +38,8 @@ class Signal(StrEnum):
     QUALITY = "quality"
     LOOP = "loop"
     SPEND = "spend"
+    #: A person opened it.
+    HAND = "hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,13 @@ def for_provider(policy: Breaker) -> Breaker:
 def seen_by_provider(call: Call) -> Call:
     """An answer that its agent's checks refuse is still the answer of a host that is well."""
     return Call(call.started_at, None if call.invalid else call.failure)
+
+
+def opened_by_hand(state: State, by: str, seconds: float, now: float) -> State:
+    """Left alone for ``seconds``, whatever it does; then one call is tried, as after any wait."""
+    trip = Trip(Signal.HAND, FailureClass.TRANSIENT, f"{by} opened it")
+    opened_at = now if state.opened_at is None else state.opened_at
+    return State(now + seconds, opened_at, None, seconds, state.trips + 1, 0, trip)
 
 
 def concerns(policy: Breaker, state: State, calls: Iterable[Call]) -> bool:

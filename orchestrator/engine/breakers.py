@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.domain import breaker
 from orchestrator.domain.advance import Advance
 from orchestrator.domain.breaker import Call, State, Window
-from orchestrator.domain.errors import NotFound
+from orchestrator.domain.errors import InvalidInput, NotFound
 from orchestrator.domain.ids import StepPath, child
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import Kind, Plan, StepRow
@@ -30,6 +30,8 @@ from orchestrator.store.changes import Row
 from orchestrator.store.database import Session
 from orchestrator.store.feed import queues_with_backlog
 
+#: Seconds that a person may leave an agent alone.
+LONGEST_BY_HAND = 7 * 86_400.0
 #: Outcomes of attempts in which the agent had its say.
 _JUDGED = ("succeeded", "failed")
 
@@ -181,6 +183,37 @@ def reset(
             raise NotFound(f"no breaker {name!r} has anything to reset.", mend="List them: orchestrator breakers list.")
         now = session.now()
         return [view(of, name, _reset(engine, session, of, name, now, by=by, note=note), now) for of in sorted(known)]
+
+    done = engine.db.run(work)
+    engine.feed.wake(engine.db.run(queues_with_backlog, readonly=True))
+    return done
+
+
+def open_(
+    engine: Engine, name: str, seconds: float, *, by: str, note: str | None = None, tenant: str | None = None
+) -> list[dict[str, Any]]:
+    """Leaves an agent, or a host, alone for ``seconds`` (at most 7 days): work goes to its fallback, or waits.
+
+    In every tenant that has one of that name, unless one is given. Raises ``NotFound``, ``InvalidInput``.
+    """
+    if not 0 < seconds <= LONGEST_BY_HAND:
+        raise InvalidInput(f"{seconds:g} s is not above 0 and at most {LONGEST_BY_HAND:g}.")
+
+    def work(session: Session) -> list[dict[str, Any]]:
+        known = sql.tenants_of(session, tenant, name)
+        if not known:
+            raise NotFound(
+                f"no agent or host {name!r} with a breaker was submitted here.",
+                mend="Declare it: breaker: {} on the agent. List them: orchestrator breakers list.",
+            )
+        now = session.now()
+        states = {of: breaker.opened_by_hand(sql.lock(session, of, name), by, seconds, now) for of in known}
+        for of, state in states.items():
+            sql.save(session, of, name, state)
+            audit.note(engine, session, "breaker.opened", name, tenant=of, by=by, why=note, data={"seconds": seconds})
+        for of in known:  # once all rows of breakers are locked: the lock order
+            sql.call_back(session, of, [name])
+        return [view(of, name, state, now) for of, state in states.items()]
 
     done = engine.db.run(work)
     engine.feed.wake(engine.db.run(queues_with_backlog, readonly=True))

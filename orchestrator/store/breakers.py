@@ -78,6 +78,17 @@ def listing(session: Session, tenant: str | None, name: str | None = None) -> li
     return [(row["tenant"], row["name"], _state(row)) for row in rows]
 
 
+def tenants_of(session: Session, tenant: str | None, name: str) -> list[str]:
+    """The tenants that have an agent with a breaker, or one that calls a host with one, of that name."""
+    own = "" if tenant is None else "AND tenant = :tenant"
+    rows = session.rows(
+        f"SELECT DISTINCT tenant FROM agent_limits WHERE breaker AND (agent = :name OR provider = :name) {own}"
+        " ORDER BY tenant",
+        {"name": name} | ({} if tenant is None else {"tenant": tenant}),
+    )
+    return [row["tenant"] for row in rows]
+
+
 def not_closed(session: Session) -> dict[tuple[str, str], float]:
     """(tenant, name) of each breaker that is open or half-open: until when it is open."""
     rows = session.rows("SELECT tenant, name, until FROM breakers WHERE until IS NOT NULL")

@@ -219,7 +219,9 @@ def test_a_breaker_is_listed_and_reset(desk: Shell) -> None:
     assert done["state"] == "closed"
     until(lambda: read(desk, "jobs", "show", job)["state"] == "failed", 20)
     assert desk.run("breakers", "reset", "nobody").returncode == 3
-    assert [row["what"] for row in read(desk, "audit", "frail")] == ["breaker.reset"]
+    assert read(desk, "breakers", "open", "frail", "--for", "1h")[0]["cooldown"] == 3600
+    assert desk.run("breakers", "open", "frail", "--for", "soon").returncode == 2
+    assert [row["what"] for row in read(desk, "audit", "frail")] == ["breaker.opened", "breaker.reset"]
 
 
 def test_cancel_is_idempotent_and_follow_sees_the_end(desk: Shell) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.errors import NotFound
+from orchestrator.domain.errors import InvalidInput, NotFound
 from orchestrator.domain.outcome import Failure, FailureClass
 from orchestrator.domain.result import GaveUp
 from orchestrator.domain.workflow import Workflow
@@ -67,6 +67,29 @@ def test_an_open_breaker_sends_work_to_the_fallback(bench: Bench) -> None:
     assert fell["failure"]["class"] == "transient"
     attempts = queries.list_attempts(bench.engine, job)
     assert [(row["agent"], row["outcome"]) for row in attempts] == [("lite", "succeeded")]
+
+
+def test_a_person_takes_an_agent_out_of_service(bench: Bench) -> None:
+    """B11: work goes to the next candidate, or waits, though nothing has failed yet; a reset brings it back."""
+    run(bench, flow(), "ok")
+    with pytest.raises(NotFound, match="breaker"):
+        breakers.open_(bench.engine, "lite", 60, by="me")
+    with pytest.raises(InvalidInput):
+        breakers.open_(bench.engine, "shaky", 0, by="me")
+    (opened,) = breakers.open_(bench.engine, "shaky", 3600, by="me", note="worse")
+    assert (opened["state"], opened["tripped_by"]["signal"]) == ("open", "hand")
+    job = run(bench, flow(on_failure=[{"agent": "lite"}]), "ok")
+    assert (bench.job(job)["output"], events(bench, job, "step.fell_back")[0]["reason"]) == ("lite", "breaker_open")
+    waits = run(bench, flow(), "ok")
+    assert bench.steps(waits)["a"]["attempt"] == 0
+    assert "me opened it" in explain(bench.engine, waits)["summary"]
+    breakers.reset(bench.engine, "shaky", by="me")
+    bench.drive()
+    assert bench.job(waits)["output"] == "fine"
+    assert [row["what"] for row in audit.trail(bench.engine, tenant="default", subject="shaky")[0]] == [
+        "breaker.reset",
+        "breaker.opened",
+    ]
 
 
 @pytest.mark.parametrize(

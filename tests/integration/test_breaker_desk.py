@@ -72,6 +72,10 @@ def test_it_is_seen_and_reset(api: Api) -> None:
             "operate of default",
             "they said sorry",
         )
+        opened = http.post("/v1/breakers/host:api.example.com/open", json={"seconds": 600, "note": "still sorry"})
+        assert [row["tripped_by"]["signal"] for row in opened.json()["breakers"]] == ["hand"]
+        assert http.post("/v1/breakers/frail/open", json={"seconds": 0}).status_code == 422
+        assert http.post("/v1/breakers/nobody/open", json={"seconds": 5}).status_code == 404
         missing = http.post("/v1/breakers/nobody/reset")
         assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
 

@@ -24,7 +24,7 @@ class TripView(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    signal: Literal["failures", "quality", "loop", "spend"]
+    signal: Literal["failures", "quality", "loop", "spend", "hand"]
     kind: FailureClass = Field(alias="class")
     says: str
 
@@ -57,6 +57,22 @@ async def list_breakers(request: Request, who: Annotated[Who, allow("submit")]) 
     """Breakers that were ever touched, those that are not closed first; at most 1,000."""
     house = house_of(request)
     return Json({"breakers": await house.threads.run(breakers.listing, house.engine, who.tenant)})
+
+
+class OpenRequest(NoteRequest):
+    seconds: Annotated[float, Field(gt=0, le=breakers.LONGEST_BY_HAND)]
+
+
+@router.post("/{name}/open", response_model=BreakerList)
+async def open_breaker(
+    request: Request, name: str, body: OpenRequest, who: Annotated[Who, allow("operate")]
+) -> Response:
+    """Leaves an agent or a host alone: its work goes to the fallback, or waits. One without a breaker is 404."""
+    house = house_of(request)
+    done = await house.threads.run(
+        breakers.open_, house.engine, name, body.seconds, by=who.caller.name, note=body.note, tenant=who.tenant
+    )
+    return Json({"breakers": done})
 
 
 @router.post("/{name}/reset", response_model=BreakerList)
