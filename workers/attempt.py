@@ -28,6 +28,7 @@ from orchestrator.engine.gather import Claimed
 from orchestrator.engine.release import after
 from orchestrator.engine.scope import input_of, scope
 from orchestrator.ports import AgentFailed, Answer, CallContext, Undoing
+from workers.agents.failing import EXCERPT, excerpt
 from workers.watchdog import Watchdog
 
 
@@ -145,7 +146,8 @@ class Attempt:
             cap = self.engine.caps.output_bytes
             text = passed(claimed, agent, value, answer.output, cap=cap, problems=self._problems)
         except Rejected as error:
-            return Done(Failure(FailureClass.INVALID_OUTPUT, str(error), answered=True), answer.usage)
+            detail = {} if error.text is None else {"answer": excerpt(error.text[:EXCERPT])}
+            return Done(Failure(FailureClass.INVALID_OUTPUT, str(error), answered=True, detail=detail), answer.usage)
         return Done(text, answer.usage)
 
     def _problems(self, schema: Mapping[str, Any], value: Any) -> list[str]:

@@ -19,7 +19,11 @@ Problems = Callable[[Mapping[str, Any], Any], list[str]]
 
 
 class Rejected(Exception):
-    """It may not; the message says why and where."""
+    """It may not; the message says why and where. ``text``: the answer as JSON, if it can be looked at."""
+
+    def __init__(self, message: str, text: str | None = None) -> None:
+        super().__init__(message)
+        self.text = text
 
 
 def passed(claimed: Claimed, agent: Agent, value: Any, output: Any, *, cap: int, problems: Problems) -> str:
@@ -37,11 +41,11 @@ def passed(claimed: Claimed, agent: Agent, value: Any, output: Any, *, cap: int,
     plain = loads(text)
     for schema in schemas:
         if found := problems(schema, plain):
-            raise Rejected(f"the output misses its schema: {'; '.join(found)}")
+            raise Rejected(f"the output misses its schema: {'; '.join(found)}", text)
     for check in checks:
         try:
             if not check.evaluate({**scope(claimed, check), "output": plain, "input": value}):
-                raise Rejected(f"the check {check.source!r} does not hold")
+                raise Rejected(f"the check {check.source!r} does not hold", text)
         except ExpressionFailed as error:
-            raise Rejected(f"the check {check.source!r} cannot be evaluated: {error}") from error
+            raise Rejected(f"the check {check.source!r} cannot be evaluated: {error}", text) from error
     return text

@@ -50,6 +50,12 @@ def test_a_bad_output_never_reaches_the_next_step(bench: Bench, answer: Any, rul
     assert done["steps"]["b"]["attempt"] == 0
 
 
+def test_what_was_refused_can_be_looked_at(bench: Bench) -> None:
+    """E8: the desk shows what the agent answered, as far as 2 KiB go."""
+    done = run(bench, {"kind": "scripted", "script": [{"output": {"score": "high"}}]}, {"output_schema": GOOD})
+    assert done["failure"]["detail"]["answer"] == '{"score":"high"}'
+
+
 @pytest.mark.parametrize(
     ("agent", "step", "says"),
     [
