@@ -25,8 +25,10 @@ run: $(VENV)/.installed ## review this repository's LICENSE with five agents, in
 	@$(BIN)/orchestrator run examples/contract_review/workflow$${ORCHESTRATOR_CHAT_BASE_URL:+-chat}.yaml \
 		--input contract=@LICENSE
 
+# Two files at a time; then, one by one, what kills or measures. Exit 5: PYTEST selected none of them.
 test: $(VENV)/.installed-dev ## all tests but the long ones; starts its own PostgreSQL, Redis and RabbitMQ
-	$(BIN)/python -m pytest -m "not soak" $(PYTEST)
+	$(BIN)/python -m pytest -m "not (faults or quiet or soak)" -n 2 --dist loadfile $(PYTEST) || test $$? -eq 5
+	$(BIN)/python -m pytest -m "(faults or quiet) and not soak" $(PYTEST) || test $$? -eq 5
 
 test-faults: $(VENV)/.installed-dev ## the whole fault matrix, the long rows too
 	FAULT_REPORT=1 $(BIN)/python -m pytest -m "faults or soak" --timeout=7200 $(PYTEST)

@@ -52,6 +52,7 @@ def timed_start(shell: Shell) -> tuple[float, Running]:
     return clock.monotonic() - began - kept_waiting(running.process.pid), running
 
 
+@pytest.mark.quiet
 @pytest.mark.timeout(240)
 def test_it_is_ready_in_three_seconds_and_stops_clean(shell: Shell) -> None:
     """The first start, which makes the database, within 6 s; of five later ones, the median within 3 s."""

@@ -6,6 +6,7 @@ import re
 from statistics import quantiles
 
 import httpx
+import pytest
 
 from orchestrator.clock import Clock
 from tests.acceptance.conftest import Shell
@@ -27,6 +28,7 @@ def one_round(http: httpx.Client, clock: Clock) -> float:
     return quantiles(times, n=20)[-1]
 
 
+@pytest.mark.quiet
 def test_a_submit_answers_within_50_ms(shell: Shell, postgres_url: str, redis_url: str) -> None:
     """A16: the job's id comes back in less than 50 ms at the 95th percentile; the best of three rounds counts."""
     settings = {"DATABASE_URL": postgres_url, "BROKER_URL": redis_url, "INSECURE_NO_AUTH": "1", "PORT": "0"}

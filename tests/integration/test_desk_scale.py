@@ -47,6 +47,7 @@ def median(bench: Bench, what: str, ask: Callable[[], Any]) -> float:
     return statistics.median(took)
 
 
+@pytest.mark.quiet
 def test_lists_and_groups_stay_quick(crowded: Bench) -> None:
     engine = crowded.engine
 
@@ -72,6 +73,7 @@ def test_lists_and_groups_stay_quick(crowded: Bench) -> None:
         assert median(crowded, what, ask) < QUICK, what
 
 
+@pytest.mark.quiet
 def test_a_bulk_replay_keeps_its_rate(crowded: Bench) -> None:
     """E8: the asked rate, give or take a tenth, measured on the database's clock over several seconds."""
     rate, seconds = 60.0, 6

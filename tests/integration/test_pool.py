@@ -255,6 +255,7 @@ def test_a_silent_black_hole(server: str, request: pytest.FixtureRequest) -> Non
         print(f"consuming again {clock.monotonic() - mended:.1f} s after the mend")
 
 
+@pytest.mark.quiet
 def test_memory_hands_over_within_5_ms_and_does_not_poll() -> None:
     clock = Clock()
     with scene("memory://") as here:
