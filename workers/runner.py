@@ -259,10 +259,16 @@ class Runner:
         ):
             return Released(lost=False), Usage()
         undoing = claimed.row.undoes is not None
-        crashpoint("compensation.before_call" if undoing else "call.before")
+        if undoing:
+            crashpoint("compensation.before_call")
+        else:
+            crashpoint("call.before")
         alone = claimed.row.losses >= SUSPECT_AFTER
         done = await self.attempt.call(claimed, agent, value, alone=alone)
-        crashpoint("compensation.after_call" if undoing else "call.after_answer")
+        if undoing:
+            crashpoint("compensation.after_call")
+        else:
+            crashpoint("call.after_answer")
         if isinstance(done.outcome, Failure):
             if alone and done.outcome.kind is FailureClass.WORKER_LOST:
                 return self.attempt.lost_alone(claimed), done.usage

@@ -108,8 +108,10 @@ def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
         except Moved:
             if attempt == 4:
                 raise
-    undoes = any(intent.undoes is not None for intent in intents)
-    crashpoint("compensation.after_commit" if undoes else "settle.after_commit")
+    if any(intent.undoes is not None for intent in intents):
+        crashpoint("compensation.after_commit")
+    else:
+        crashpoint("settle.after_commit")
     publish(engine, batch)
     return settled
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import WORKFLOWS, Ledger, Running, Shell
+from tests.acceptance.conftest import WORKFLOWS, Ledger, Running, Shell, until
 
 SEQUENCE, FAILING = WORKFLOWS / "sequence.yaml", WORKFLOWS / "failing.yaml"
 NAMES = ["one", *(f"many-{n}" for n in range(8)), "last"]
@@ -28,7 +30,15 @@ def begun_to_the_middle(shell: Shell, ledger: Ledger) -> tuple[Running, str]:
     hold = shell.directory / "go"
     running = shell.start("run", SEQUENCE, "--input", f"ledger={ledger.path}", "--input", f"hold={hold}")
     ledger.wait_for(lambda seen: all(seen[f"end many-{n}"] and seen[f"begin many-{n + 4}"] for n in range(4)))
+    until(lambda: checkpoints(shell) == 5, 20)  # what has ended is not finished before its checkpoint is there
     return running, job_of(running)
+
+
+def checkpoints(shell: Shell) -> int:
+    """Calls whose result is committed."""
+    with closing(sqlite3.connect(f"file:{shell.directory}/.orchestrator/run.db?mode=ro", uri=True)) as db:
+        found = db.execute("SELECT count(*) FROM steps WHERE kind = 'agent' AND state = 'succeeded'").fetchone()
+    return int(found[0])
 
 
 def test_data_goes_to_stdout_and_talk_to_stderr(shell: Shell, ledger: Ledger) -> None:
