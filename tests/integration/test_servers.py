@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -174,8 +175,9 @@ def test_two_servers_of_a_kind_live_side_by_side(redis_server: RedisServer) -> N
 def test_a_given_directory_keeps_its_data(tmp_path: Path) -> None:
     home = tmp_path / "postgres"
     if os.geteuid() == 0:  # pytest's directories are closed to the user PostgreSQL must run as
-        for path in (tmp_path, *tmp_path.parents[:2]):
-            path.chmod(0o755)
+        for path in (tmp_path, *tmp_path.parents):
+            if path.is_relative_to(tempfile.gettempdir()) and path != Path(tempfile.gettempdir()):
+                path.chmod(0o755)
     with PostgresServer(directory=home) as server:
         url = server.create_database(name="kept")
     with PostgresServer(directory=home, port=int(url.rpartition(":")[2].partition("/")[0])):
