@@ -8,8 +8,8 @@ from orchestrator.domain.advance import Advance
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.ids import ROOT, JobId
 from orchestrator.domain.outcome import Failure, FailureClass
-from orchestrator.domain.plan import JobRow
-from orchestrator.domain.states import JOB_MOVING, JobState
+from orchestrator.domain.plan import JobRow, StepRow
+from orchestrator.domain.states import JOB_MOVING, JobState, StepState
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.engine.missing import no_job
@@ -34,7 +34,9 @@ def cancel(
     job = _stop(engine, job_id, tenant, decide)
     if job.state in (JobState.CANCELLING, JobState.CANCELLED):
         return job
-    if job.state is JobState.COMPENSATING and job.failure is None:  # it undoes because it was cancelled
+    if job.state is JobState.COMPENSATING and engine.db.run(lambda s: _root_of(s, job_id), readonly=True).state is (
+        StepState.CANCELLED
+    ):  # it undoes because it was cancelled
         return job
     raise Conflict(f"job {job_id} is {job.state.value} and cannot be cancelled.")
 
@@ -62,10 +64,10 @@ def _stop(engine: Engine, job_id: JobId, tenant: str | None, decide: Callable[[S
                 return job
             plan = engine.plans.get(session, job.version)
             now = session.now()
-            root = steps.load(session, job_id, [ROOT])
-            if root[0].stopping is not None:
+            root = _root_of(session, job_id)
+            if root.stopping is not None:
                 return job
-            advance = Advance(plan, job, root, now, engine.caps.steps)
+            advance = Advance(plan, job, [root], now, engine.caps.steps)
             tell_of_debts(session, [advance])
             decide(session, advance)
             run_stops(session, advance)
@@ -81,3 +83,7 @@ def _stop(engine: Engine, job_id: JobId, tenant: str | None, decide: Callable[[S
         publish(engine, batch)
         return job
     raise AssertionError("unreachable")
+
+
+def _root_of(session: Session, job_id: JobId) -> StepRow:
+    return steps.load(session, job_id, [ROOT])[0]

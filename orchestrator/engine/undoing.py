@@ -13,6 +13,7 @@ from orchestrator.engine.context import Engine
 from orchestrator.engine.missing import no_job
 from orchestrator.store import changes, compensations, desk, history, jobs, steps, webhooks
 from orchestrator.store.database import Session
+from orchestrator.store.rows import job_values
 
 
 def ledger(engine: Engine, job_id: JobId, tenant: str | None = None) -> list[dict[str, Any]]:
@@ -68,13 +69,16 @@ def reopen(engine: Engine, session: Session, job: JobRow, path: StepPath) -> lis
     job.state, job.finished_at = JobState.COMPENSATING, None
     job.events += 1
     event = Event(job.id, job.events, EventType.JOB_COMPENSATING, path, {"again": True}, job.run, now)
-    moved = steps.moved(rows.values(), before)
-    if not changes.write(session, changes.Changes(moved=moved, webhooks=webhooks.owed(job, [event]))):
+    written = changes.Changes(
+        moved=steps.moved(rows.values(), before),
+        events=history.event_rows([event]),
+        jobs=[job_values(job)],
+        webhooks=webhooks.owed(job, [event]),
+    )
+    if not changes.write(session, written):
         raise Conflict(f"job {job.id} moved while its compensation was being replayed.", mend="Try again.")
     if stuck.parent is not None and stuck.undoes is not None:
         compensations.begin_again(session, job.id, stuck.undoes)
-    history.append_events(session, [event])
-    jobs.write(session, [job])
     return [stuck]
 
 
