@@ -119,8 +119,12 @@ class Courier:
     async def deliver(self) -> None:
         """Sends what is due now, and what falls due by it, then returns; for one who has no reconciler."""
         async with _Round(self._engine, self._make_sender(), self._manners, self._told, lambda: None) as work:
-            while await work.take() or work.unfinished:
-                await work.some_end()
+            while True:
+                ended = work.ended
+                if not (await work.take() or work.unfinished):
+                    return
+                if work.ended == ended:  # else there is room that `take` had not seen
+                    await work.some_end()
 
 
 class _Round:
@@ -141,6 +145,7 @@ class _Round:
         self._again = again
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="orchestrator-webhooks")
         self._tasks: dict[asyncio.Task[None], str] = {}
+        self.ended = 0
         #: More was due than there was room for.
         self._more = False
 
@@ -181,6 +186,7 @@ class _Round:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
+        self.ended += 1
         if not task.cancelled() and (error := task.exception()) is not None:
             # What it did not write is done again when the claim runs out.
             bug = None if isinstance(error, OrchestratorError) else error

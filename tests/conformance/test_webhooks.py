@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Collection
 
 import pytest
 from standardwebhooks import Webhook as Signer
 
-from orchestrator.domain.ids import Incarnation
+from orchestrator.domain.ids import Incarnation, JobId
 from orchestrator.domain.webhook import Webhook
 from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import cancel, dead_letters, webhooks
 from orchestrator.engine.context import Engine
-from orchestrator.engine.deliver import Courier
+from orchestrator.engine.deliver import Courier, Manners
 from orchestrator.engine.feed import Feed
 from orchestrator.engine.policy import Policy
 from orchestrator.engine.reconcile import Reconciler
 from orchestrator.engine.submit import Submission, submit
 from orchestrator.ports import Message, Reply
+from orchestrator.store import webhooks as rows
 from orchestrator.store.database import Session
 from orchestrator.testing import ListDispatcher, ListSender
 from tests.support.bench import Bench
@@ -298,11 +300,11 @@ class Jam(ListSender):
         self.quick, self.slow, self.most_slow = quick, 0, 0
         self.through = asyncio.Event()
 
-    async def send(self, message: Message, seconds: float) -> Reply:
+    async def send(self, message: Message, seconds: float) -> Reply:  # noqa: ARG002 - the port
         if "slow" in message.url:
             self.slow += 1
             self.most_slow = max(self.most_slow, self.slow)
-            await asyncio.wait_for(self.through.wait(), 2 * seconds)
+            await self.through.wait()
             self.slow -= 1
         self.sent.append(message)
         if sum("quick" in sent.url for sent in self.sent) == self.quick:
@@ -317,6 +319,32 @@ def test_a_slow_host_has_so_many_places_and_no_more(bench: Bench) -> None:
     sender = Jam(quick=10)
     deliver(bench, sender, at_once=12, per_host=4)
     assert sender.most_slow == 4
+    assert len(sender.sent) == 30
+
+
+def test_room_that_comes_free_while_the_due_are_looked_up_is_used(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All places of the quick host come free during the very look that found them taken."""
+    for number in range(30):
+        accept(bench, url="https://slow.example/" if number % 3 else "https://quick.example/")
+    bench.drive()
+    sender, told, due = Jam(quick=10), list[str](), rows.due
+    four_told = threading.Event()
+
+    def note(outcome: str) -> None:
+        told.append(outcome)
+        if len(told) == 4:
+            four_told.set()
+
+    def look(session: Session, full: Collection[str], limit: int) -> list[tuple[JobId, str]]:
+        if "quick.example" in full:
+            assert four_told.wait(60)
+        return due(session, full, limit)
+
+    monkeypatch.setattr(rows, "due", look)
+    manners = Manners(policy=Policy(egress=None), at_once=12, per_host=4)
+    asyncio.run(Courier(bench.engine, lambda: sender, manners, note).deliver())
     assert len(sender.sent) == 30
 
 
