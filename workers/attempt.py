@@ -50,6 +50,17 @@ class Done:
 
 
 @dataclass(slots=True)
+class Bill:
+    """What a call has reported as spent so far: all that is known of a call that is cut off."""
+
+    usage: Usage = Usage()
+
+    def pay(self, total: Usage) -> None:
+        """May be called from any thread."""
+        self.usage = total
+
+
+@dataclass(slots=True)
 class Attempt:
     engine: Engine
     calls: Calls
@@ -69,15 +80,15 @@ class Attempt:
     def lost_slots(self) -> int:
         return self.calls.lost_slots
 
-    async def call(self, claimed: Claimed, agent: Agent, value: Any, *, alone: bool) -> Done:
-        """Never raises, but for cancellation and a bug in here."""
+    async def call(self, claimed: Claimed, agent: Agent, value: Any, bill: Bill, *, alone: bool) -> Done:
+        """Never raises, but for cancellation and a bug in here. ``bill`` is kept up to date meanwhile."""
         if agent.input_schema is not None and (problems := self._problems(agent.input_schema, value)):
             text = f"the input misses the agent's input_schema: {'; '.join(problems)}"
             return Done(Failure(FailureClass.PERMANENT, text))
-        answer = await self._answer(claimed, agent, value, claimed.row.attempt, alone=alone)
+        answer = await self._answer(claimed, agent, value, claimed.row.attempt, bill, alone=alone)
         return answer if isinstance(answer, Done) else self._checked(claimed, agent, value, answer)
 
-    async def reconcile(self, claimed: Claimed, value: Any, *, alone: bool) -> Done | bool | None:
+    async def reconcile(self, claimed: Claimed, value: Any, bill: Bill, *, alone: bool) -> Done | bool | None:
         """Asks whether the call in doubt took effect: its output or a failure to ask, False if it did not, else None.
 
         It is asked with the key and the input of that call, and its output is checked as the agent's.
@@ -87,7 +98,7 @@ class Attempt:
         asked = agent.reconciler()
         if asked is None:
             return None
-        answer = await self._answer(claimed, asked, value, claimed.row.tries + 1, alone=alone)
+        answer = await self._answer(claimed, asked, value, claimed.row.tries + 1, bill, alone=alone)
         if isinstance(answer, Done):
             return answer
         if problems := self._problems(RECONCILED, answer.output):
@@ -98,7 +109,9 @@ class Attempt:
             return happened
         return self._checked(claimed, agent, value, Answer(answer.output.get("output"), answer.usage))
 
-    async def _answer(self, claimed: Claimed, agent: Agent, value: Any, number: int, *, alone: bool) -> Answer | Done:
+    async def _answer(
+        self, claimed: Claimed, agent: Agent, value: Any, number: int, bill: Bill, *, alone: bool
+    ) -> Answer | Done:
         """What the agent says, unchecked, within the step's times; or how the call failed."""
         times = times_of(claimed, agent)
         spent = (claimed.row.started_at or 0.0) - (claimed.row.first_started_at or 0.0)
@@ -107,12 +120,6 @@ class Attempt:
             text = f"all {times.total:g} s for this step are used up"
             return Done(Failure(FailureClass.TIMEOUT, text, detail=NOT_CALLED))
         progress = _Progress(times.progress)
-        paid = Usage()
-
-        def pay(total: Usage) -> None:
-            nonlocal paid
-            paid = total
-
         context = CallContext(
             claimed.row.job_id,
             claimed.row.path,
@@ -120,7 +127,7 @@ class Attempt:
             idempotency_key(claimed.row, claimed.facts.version),
             limit,
             progress.tick,
-            pay,
+            bill.pay,
             claimed.row.failure,
             _undoing(claimed),
         )
@@ -130,12 +137,12 @@ class Attempt:
         except AgentFailed as error:
             return Done(error.failure, error.usage)
         except TimeoutError:
-            return Done(Failure(FailureClass.TIMEOUT, f"no answer within {limit:g} s", outcome_known=False), paid)
+            return Done(Failure(FailureClass.TIMEOUT, f"no answer within {limit:g} s", outcome_known=False), bill.usage)
         except NoProgress as error:
-            return Done(Failure(FailureClass.TIMEOUT, str(error), outcome_known=False), paid)
+            return Done(Failure(FailureClass.TIMEOUT, str(error), outcome_known=False), bill.usage)
         except Exception as error:  # noqa: BLE001 - a bug ends in a row
             text = f"{type(error).__name__}: {error}"
-            return Done(Failure(FailureClass.BUG, text[:2000], outcome_known=False))
+            return Done(Failure(FailureClass.BUG, text[:2000], outcome_known=False), bill.usage)
 
     async def _called(self, agent: Agent, context: CallContext, value: Any, *, alone: bool) -> Answer:
         crashpoint("call.during")

@@ -31,7 +31,7 @@ from orchestrator.engine.gather import Claimed
 from orchestrator.engine.settle import Settle, Settled, prepare
 from orchestrator.engine.writer import Writer
 from workers import composites
-from workers.attempt import Attempt, Done, after_reconcile, decide
+from workers.attempt import Attempt, Bill, Done, after_reconcile, decide
 from workers.heartbeat import Key
 
 log = logging.getLogger("workers.runner")
@@ -58,6 +58,7 @@ class _Live:
 
     claimed: Claimed
     task: asyncio.Task[tuple[Result, Usage]] | None = None
+    bill: Bill = field(default_factory=Bill)
     stopped: bool = False
     lost: bool = False
 
@@ -210,7 +211,7 @@ class Runner:
         claimed = live.claimed
         if claimed.node.composite:
             return await self._in_chunks(claimed, self._composite(claimed)), Usage()
-        live.task = asyncio.ensure_future(self._call(claimed))
+        live.task = asyncio.ensure_future(self._call(claimed, live.bill))
         if live.stopped:
             _cancel(live)
         try:
@@ -221,7 +222,7 @@ class Runner:
         except asyncio.CancelledError:
             if not live.stopped:  # the process is ending: the lease says so, not a result
                 raise
-            return Cancelled(), Usage()
+            return Cancelled(), live.bill.usage
 
     def _composite(self, claimed: Claimed) -> Result:
         try:
@@ -241,7 +242,7 @@ class Runner:
         let_go = at_once(claimed.plan, result.row)
         return replace(result, children=(), prepared=len(result.children), let_go=let_go)
 
-    async def _call(self, claimed: Claimed) -> tuple[Result, Usage]:
+    async def _call(self, claimed: Claimed, bill: Bill) -> tuple[Result, Usage]:
         doubtful = claimed.row.doubt is not None
         try:
             if not doubtful and composites.skipped(claimed):
@@ -251,7 +252,7 @@ class Runner:
             failure = Failure(FailureClass.PERMANENT, str(error), detail={"step": claimed.row.path})
             return (Unreconciled(failure) if doubtful else GaveUp(failure)), Usage()
         if doubtful:
-            return await self._reconcile(claimed, value)
+            return await self._reconcile(claimed, value, bill)
         agent = self.attempt.agent(claimed)
         effect = claimed.node.effect_of(agent)
         if (effect != "read" or not agent.honours_key) and not await self._write(
@@ -264,7 +265,7 @@ class Runner:
         else:
             crashpoint("call.before")
         alone = claimed.row.losses >= SUSPECT_AFTER
-        done = await self.attempt.call(claimed, agent, value, alone=alone)
+        done = await self.attempt.call(claimed, agent, value, bill, alone=alone)
         if undoing:
             crashpoint("compensation.after_call")
         else:
@@ -284,10 +285,10 @@ class Runner:
             return GaveUp(Failure(FailureClass.PERMANENT, message, answered=True))
         return result if owes is None else replace(result, owes=self.engine.sizes.prepare(owes))
 
-    async def _reconcile(self, claimed: Claimed, value: Any) -> tuple[Result, Usage]:
+    async def _reconcile(self, claimed: Claimed, value: Any, bill: Bill) -> tuple[Result, Usage]:
         """Asks what became of the step's last call, instead of making it again."""
         alone = claimed.row.losses >= SUSPECT_AFTER
-        said = await self.attempt.reconcile(claimed, value, alone=alone)
+        said = await self.attempt.reconcile(claimed, value, bill, alone=alone)
         usage = said.usage if isinstance(said, Done) else Usage()
         failure = said.outcome if isinstance(said, Done) else None
         if alone and isinstance(failure, Failure) and failure.kind is FailureClass.WORKER_LOST:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from orchestrator.engine import dead_letters, queries
+from orchestrator.engine import cancel, dead_letters, queries
 from orchestrator.engine.context import Caps
 from orchestrator.store import desk
+from tests.support import attempt_agents
 from tests.support.bench import Bench
 
 HERE = "tests.support.attempt_agents"
+SPENDER = {"it": {"kind": "python", "target": f"{HERE}:spender"}}
 GOOD = {"type": "object", "required": ["score"], "properties": {"score": {"type": "number"}}}
 
 
@@ -122,6 +125,28 @@ def test_what_an_attempt_was_told_is_kept(bench: Bench) -> None:
         {"told": {"class": "invalid_output", "message": shown[0]["failure"]["message"]}},
     ]
     assert [one for one in done["attempts"] if one["path"] == "a"] == shown
+
+
+def test_what_a_cancelled_call_had_spent_is_counted(bench: Bench) -> None:
+    """M4: nothing that was paid is forgotten, whoever stopped the call."""
+    attempt_agents.SPENT.clear()
+    job = bench.submit({"name": "t", "agents": SPENDER, "steps": [{"id": "a", "agent": "it"}]})
+    bench.pump()
+
+    async def until_stopped() -> None:
+        call = asyncio.create_task(bench.run(bench.take()))
+        assert await asyncio.to_thread(attempt_agents.SPENT.wait, 60)
+        cancel.cancel(bench.engine, job)
+        (mine,) = bench.runner.executing()
+        bench.runner.stop(mine, lost=False)
+        await call
+
+    asyncio.run(until_stopped())
+    done = bench.job(job)
+    assert (done["state"], done["cost_usd"], done["input_tokens"]) == ("cancelled", 0.25, 10)
+    (attempt,) = queries.list_attempts(bench.engine, job)
+    assert (attempt["outcome"], attempt["cost_usd"], attempt["model"]) == ("cancelled", 0.25, "m")
+    bench.check()
 
 
 @pytest.mark.parametrize(

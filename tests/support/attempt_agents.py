@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 from workers.context import Context
@@ -14,6 +15,17 @@ def second_thoughts(ctx: Context, input: Any) -> Any:
     if ctx.previous is None:
         return {"score": "high"}
     return {"score": 1, "told": ctx.previous.message}
+
+
+#: Set when `spender` has spent.
+SPENT = threading.Event()
+
+
+async def spender(ctx: Context, input: Any) -> Any:
+    """Spends at once, and never answers."""
+    ctx.usage(input_tokens=10, cost_usd=0.25, model="m")
+    SPENT.set()
+    await asyncio.Event().wait()
 
 
 async def sleeper(ctx: Context, input: Any) -> Any:
