@@ -1,7 +1,8 @@
 """A new job from an old one's checkpoints: which steps are taken over, and what drifted between two versions. Pure.
 
-A step of the job's own list is the unit of drift: its definition with everything in it, and the agents it names. What
-is unchanged is taken over with all it had opened; what changed is done again unless somebody says to reuse its result.
+A step of the job's own list is the unit of drift: its definition with everything in it, the agents it names, and what
+its input comes to. What is unchanged is taken over with all it had opened; what changed is done again unless somebody
+says to reuse its result.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from orchestrator.domain.workflow import AgentStep, Body, ForEachStep, ParallelS
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """``why``: changed, new or removed; ``choice``: rerun, reuse or dropped."""
+    """``why``: changed, input, new or removed; ``choice``: rerun, reuse or dropped."""
 
     step: str
     why: str
@@ -34,10 +35,36 @@ def drift(old: Workflow, new: Workflow, rows: Mapping[StepPath, StepRow], reuse:
         if name not in before:
             found.append(Drift(name, "new", "rerun"))
         elif definition != before[name]:
-            row = rows.get(StepPath(name))
-            kept = name in reuse and row is not None and row.state in STEP_DONE
-            found.append(Drift(name, "changed", "reuse" if kept else "rerun"))
+            found.append(_changed(name, "changed", rows, reuse))
     return [*found, *(Drift(name, "removed", "dropped") for name in before if name not in after)]
+
+
+def with_inputs(
+    drifted: list[Drift], names: Collection[str], rows: Mapping[StepPath, StepRow], reuse: Collection[str]
+) -> list[Drift]:
+    """``drifted``, and the steps ``names``, whose definition stayed but whose input comes to something else."""
+    return [*drifted, *(_changed(name, "input", rows, reuse) for name in sorted(names))]
+
+
+def rewired(old: Plan, new: Plan, rows: Iterable[StepRow], drifted: Iterable[Drift]) -> list[StepRow]:
+    """Those of ``rows`` that have a result and whose input is taken from elsewhere, though their definition stayed.
+
+    The input of a step without ``with`` is what the step before it answered: another one, if that was taken out.
+    """
+    others = {"", *(one.step for one in drifted)}
+    kept = (row for row in rows if row.state in STEP_DONE and row.path.partition("/")[0] not in others)
+    return [row for row in kept if _moved(old, new, row.ref)]
+
+
+def _moved(old: Plan, new: Plan, ref: str) -> bool:
+    before, after = old.nodes[ref], new.nodes[ref]
+    return (before.input, before.reads) != (after.input, after.reads)
+
+
+def _changed(name: str, why: str, rows: Mapping[StepPath, StepRow], reuse: Collection[str]) -> Drift:
+    row = rows.get(StepPath(name))
+    kept = name in reuse and row is not None and row.state in STEP_DONE
+    return Drift(name, why, "reuse" if kept else "rerun")
 
 
 def taken_over(
@@ -49,10 +76,15 @@ def taken_over(
     for path, row in rows.items():
         name = path.partition("/")[0]
         one = by_name.get(name)
-        if path == ROOT or (one is not None and (one.choice != "reuse" or path != name)):
+        if path == ROOT or (one is not None and not _keeps(one, path)):
             continue
         out[path] = _copied(row, job, out[StepPath(name)].seq if path == name else row.seq)
     return out
+
+
+def _keeps(one: Drift, path: StepPath) -> bool:
+    """Of a reused step whose definition changed only its own row fits; what it had opened is of the other version."""
+    return one.choice == "reuse" and (one.why == "input" or path == one.step)
 
 
 def settled(rows: Iterable[StepRow], going: Collection[StepPath]) -> None:

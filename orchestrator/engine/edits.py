@@ -65,7 +65,7 @@ def examine(
         )
     plan = engine.plans.get(session, job.version)
     claimed = gather(engine, session, [row], [known])[row.job_id, row.path]
-    before = _input_before(claimed)
+    before = input_or_none(claimed)
     if "output" in changes:
         return _output(engine, plan, claimed, before, changes["output"], by)
     name = row.agent or ""
@@ -112,8 +112,8 @@ def _known(changes: Mapping[str, Any]) -> None:
         )
 
 
-def _input_before(claimed: Claimed) -> Any:
-    """None where the expression failed: perhaps that is what is to be mended."""
+def input_or_none(claimed: Claimed) -> Any:
+    """The input of a step's call; None where its expression fails: perhaps that is what is to be mended."""
     try:
         return input_of(claimed)
     except (ExpressionFailed, NotJson):

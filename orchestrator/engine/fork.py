@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.domain.errors import Conflict, InvalidInput, NotFound
 from orchestrator.domain.events import Event, EventType
-from orchestrator.domain.forking import Drift, drift, settled, taken_over
+from orchestrator.domain.forking import Drift, drift, rewired, settled, taken_over, with_inputs
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.json_values import digest
 from orchestrator.domain.plan import JobRow, Kind, Plan, StepRow
@@ -19,6 +19,7 @@ from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import audit, edits
 from orchestrator.engine.context import Engine, parse_definition
 from orchestrator.engine.dead_letters import set_going
+from orchestrator.engine.gather import gather
 from orchestrator.engine.submit import Accepted, check_key, same
 from orchestrator.store import history, jobs, payloads, steps, workflows
 from orchestrator.store.database import Session
@@ -85,13 +86,16 @@ def _fork(engine: Engine, session: Session, wanted: Wanted, ready: list[StepRow]
     rows = {row.path: row for row in steps.load_all(session, source.id)}
     _may_fork(source, rows, wanted.from_step)
     version, plan, old, new = _versions(engine, session, source, wanted.changes.get("workflow"))
-    drifted = drift(old, new, rows, wanted.reuse)
-    _known(wanted, drifted)
     job = _new_job(engine, session, source, wanted, version, new)
-    fresh = taken_over(plan, job, rows, drifted)
-    stale = stale_from(plan, fresh, _starts(wanted.from_step, drifted))
     if not jobs.insert(session, job):
         raise Conflict("another fork with this idempotency key was made at the same moment.", mend="Send it again.")
+    drifted = drift(old, new, rows, wanted.reuse)
+    if version != source.version:
+        others = _other_inputs(engine, session, source, plan, rows, taken_over(plan, job, rows, drifted), drifted)
+        drifted = with_inputs(drifted, others, rows, wanted.reuse)
+    _known(wanted, drifted)
+    fresh = taken_over(plan, job, rows, drifted)
+    stale = stale_from(plan, fresh, _starts(wanted.from_step, drifted))
     changes = {name: value for name, value in wanted.changes.items() if name != "workflow"}
     edit = edits.examine(
         engine, session, job, fresh[wanted.from_step], changes, by=wanted.by, known=list(fresh.values())
@@ -157,18 +161,43 @@ def _versions(
     return found[0], engine.plans.get(session, found[0]), old, parse_definition(found[1])[0]
 
 
+def _other_inputs(
+    engine: Engine,
+    session: Session,
+    source: JobRow,
+    plan: Plan,
+    rows: Mapping[StepPath, StepRow],
+    fresh: Mapping[StepPath, StepRow],
+    drifted: Sequence[Drift],
+) -> set[str]:
+    """Steps of the job's list that would be taken over, while the input of a call in them comes to something else."""
+    moved = rewired(engine.plans.get(session, source.version), plan, fresh.values(), drifted)
+    before = gather(engine, session, [rows[row.path] for row in moved])
+    after = gather(engine, session, moved, [fresh.values()])
+    return {
+        row.path.partition("/")[0]
+        for row in moved
+        if digest(edits.input_or_none(before[source.id, row.path]))
+        != digest(edits.input_or_none(after[row.job_id, row.path]))
+    }
+
+
 def _known(wanted: Wanted, drifted: Sequence[Drift]) -> None:
     if "output" in wanted.changes:
         raise InvalidInput("changes.output: a fork does its step.", mend="Give input or agent.")
-    changed = {one.step: one for one in drifted if one.why == "changed"}
+    changed = {one.step: one for one in drifted if one.why in ("changed", "input")}
     for name in wanted.reuse:
         if name not in changed or changed[name].choice != "reuse":
             raise InvalidInput(
-                f"reuse: {name!r} is no finished step that changed with the version.",
+                f"reuse: {name!r} is no finished step that changed, or whose input did, with the version.",
                 mend=f"Changed: {', '.join(sorted(changed)) or 'none'}.",
             )
     top = wanted.from_step.partition("/")[0]
-    if any(one.step == top and (one.why == "removed" or (top != wanted.from_step)) for one in drifted):
+    inside = top != wanted.from_step
+    if any(
+        one.step == top and (one.why == "removed" or (inside and (one.why, one.choice) != ("input", "reuse")))
+        for one in drifted
+    ):
         raise Conflict(
             f"step {top} is not the same in the other version, so the job cannot be forked from {wanted.from_step}.",
             mend=f"Fork from {top}, if the version has it, or from a step before it.",

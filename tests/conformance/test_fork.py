@@ -164,6 +164,8 @@ def test_drift_is_listed_and_what_changed_is_done_again_or_reused(bench: Bench) 
     made = forked(bench, job, "z", changes=changes)
     assert set(calls(bench, made)) == {"b", "extra", "z"}
     assert bench.steps(made)["b"]["output"] == {"n": 2}
+    seen = fork.preview(bench.engine, wanted(job, "z", changes=changes, reuse=["b"]))
+    assert [one["choice"] for one in seen["drift"]] == ["reuse", "rerun", "dropped"]
     kept = forked(bench, job, "z", changes=changes, reuse=["b"])
     assert set(calls(bench, kept)) == {"extra", "z"}
     assert (bench.steps(kept)["b"]["output"], bench.steps(kept)["extra"]["output"]) == (1, 1)
@@ -175,6 +177,42 @@ def test_drift_is_listed_and_what_changed_is_done_again_or_reused(bench: Bench) 
         fork.fork(bench.engine, wanted(job, "z", changes={"workflow": "t@00000000"}))
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_step_that_is_called_with_something_else_is_shown(bench: Bench, nested: bool) -> None:
+    """E8: nobody touched z; without b before it, it is called with what a answered."""
+    z = {"id": "z", "parallel": {"left": agent("y"), "right": [agent("x")]}} if nested else agent("z")
+    first, second = agent("a", **{"with": "of a"}), agent("b", **{"with": "of b"})
+    tail = agent("tail", **{"with": "apart"})
+    job = finished(bench, [first, second, z, tail])
+    submit.register(bench.engine, Workflow.model_validate(flow([first, z, tail])))
+    changes = {"workflow": "t"}
+    seen = fork.preview(bench.engine, wanted(job, "tail", changes=changes))
+    drifted = [(one["step"], one["why"], one["choice"]) for one in seen["drift"]]
+    assert drifted == [("b", "removed", "dropped"), ("z", "input", "rerun")]
+    made = forked(bench, job, "tail", changes=changes)
+    inner = {"z/left", "z/right/x"} if nested else {"z"}
+    assert set(calls(bench, made)) == {*inner, "tail"}
+    assert {bench.steps(made)[path]["output"] for path in inner} == {"of a"}
+    kept = forked(bench, job, "tail", changes=changes, reuse=["z"])
+    assert set(calls(bench, kept)) == {"tail"}
+    assert {bench.steps(kept)[path]["output"] for path in inner} == {"of b"}
+    if nested:
+        with pytest.raises(Conflict, match="step z is not the same"):
+            fork.fork(bench.engine, wanted(job, "z/left", changes=changes))
+        within = forked(bench, job, "z/left", changes=changes, reuse=["z"])
+        assert set(calls(bench, within)) == {"z/left", "tail"}
+
+
+def test_an_input_that_comes_to_the_same_is_no_drift(bench: Bench) -> None:
+    """a and b answered alike, so z need not be called again."""
+    first, second = agent("a", **{"with": "same"}), agent("b", **{"with": "same"})
+    tail = agent("tail", **{"with": "apart"})
+    job = finished(bench, [first, second, agent("z"), tail])
+    submit.register(bench.engine, Workflow.model_validate(flow([first, agent("z"), tail])))
+    made = forked(bench, job, "tail", changes={"workflow": "t"})
+    assert set(calls(bench, made)) == {"tail"}
+
+
 def test_an_agent_that_changed_is_a_step_that_changed(bench: Bench) -> None:
     job = finished(bench, [FAN, agent("z")])
     other = {**AGENTS, "echo": {"kind": "scripted", "version": "2"}}
@@ -183,5 +221,7 @@ def test_an_agent_that_changed_is_a_step_that_changed(bench: Bench) -> None:
     assert [(one["step"], one["why"]) for one in seen["drift"]] == [("f", "changed"), ("z", "changed")]
     with pytest.raises(Conflict, match="step f is not the same"):
         fork.fork(bench.engine, wanted(job, "f/0/x", changes={"workflow": "t"}))
+    seen = fork.preview(bench.engine, wanted(job, "z", changes={"workflow": "t"}, reuse=["f"]))
+    assert [(one["step"], one["choice"]) for one in seen["drift"]] == [("f", "reuse"), ("z", "rerun")]
     made = forked(bench, job, "z", changes={"workflow": "t"}, reuse=["f"])
     assert (set(calls(bench, made)), bench.job(made)["output"]) == ({"z"}, [1, 2])

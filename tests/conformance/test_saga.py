@@ -318,6 +318,40 @@ def test_a_branch_that_fails_and_is_tolerated_leaves_nothing_behind(bench: Bench
     bench.check()
 
 
+NESTED: dict[str, tuple[list[str], set[str]]] = {
+    "an inner branch": (["out/0/in/1/b"], {"out/0/in/1/a"}),
+    "a branch with branches": (["out/1/z"], {"out/1/in/0/a", "out/1/in/0/b", "out/1/in/1/a", "out/1/in/1/b"}),
+    "a branch after its own branch": (
+        ["out/1/in/0/b", "out/1/z"],
+        {"out/1/in/0/a", "out/1/in/1/a", "out/1/in/1/b"},
+    ),
+    "an inner branch here, a whole branch there": (
+        ["out/0/in/0/a", "out/1/z"],
+        {"out/1/in/0/a", "out/1/in/0/b", "out/1/in/1/a", "out/1/in/1/b"},
+    ),
+    "all": (
+        ["out/0/z", "out/1/z"],
+        {f"out/{n}/in/{m}/{s}" for n in range(2) for m in range(2) for s in "ab"} | {"first"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NESTED)
+def test_scopes_lie_in_scopes_and_each_call_is_undone_once(bench: Bench, book: Book, case: str) -> None:
+    """A failure is undone as far out as it went: its own branch where that was tolerated, else the branch around it."""
+    fails, undone = NESTED[case]
+    inner = {"id": "in", "for_each": "[0, 1]", "do": [booked("a"), booked("b")], "join": {"tolerate": 1}}
+    outer = {"id": "out", "for_each": "[0, 1]", "do": [inner, booked("z")], "join": {"tolerate": 1}}
+    job = bench.submit({"name": "trip", "agents": book.agents(fails=fails), "steps": [booked("first"), outer]}, 1)
+    run(bench, job)
+    assert bench.job(job)["state"] == ("failed" if case == "all" else "succeeded")
+    assert sorted(book.undone()) == sorted(undone)
+    done = {path for path, step in bench.steps(job).items() if step["agent"] == "book" and step["state"] == "succeeded"}
+    assert len(book.open()) == len(done)
+    assert done.isdisjoint(undone)
+    bench.check()
+
+
 def test_a_stuck_branch_of_a_success_goes_to_the_desk(bench: Bench, book: Book, tmp_path: Path) -> None:
     jam = tmp_path / "jam"
     jam.touch()

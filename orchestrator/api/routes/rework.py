@@ -48,7 +48,7 @@ class ForkChanges(Request):
 
 
 class ForkRequest(NoteRequest):
-    """``reuse``: steps whose definition changed with the version and whose results are kept all the same."""
+    """``reuse``: steps whose definition or input changed with the version and whose results are kept all the same."""
 
     from_step: Annotated[str, StringConstraints(min_length=1)]
     changes: ForkChanges | None = None
@@ -57,10 +57,11 @@ class ForkRequest(NoteRequest):
 
 
 class DriftView(BaseModel):
-    """A step of the job's list that is ``changed``, ``new`` or ``removed`` in the other version."""
+    """A step of the job's list that is ``changed``, ``new`` or ``removed`` in the other version; ``input``: its
+    definition is the same, and what it is called with is not."""
 
     step: str
-    why: Literal["changed", "new", "removed"]
+    why: Literal["changed", "input", "new", "removed"]
     choice: Literal["rerun", "reuse", "dropped"]
 
 
