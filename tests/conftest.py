@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,16 +18,27 @@ from orchestrator.clock import Clock
 from tests.faults.report import FINDING, Finding
 from tests.support.servers import PostgresServer, PrometheusServer, RabbitServer, RedisServer, running
 
+#: Whether random tests look for what nobody has seen yet (``make test-faults``), or repeat themselves (``make test``).
+EXPLORE = "FAULT_REPORT" in os.environ
 #: A test that asks for one of these fixtures carries the marker of the server.
 SERVERS = ("postgres", "redis", "rabbitmq", "prometheus")
 
 
 def pytest_configure() -> None:
-    """The caller's settings must not decide a test; machines differ too much in speed for Hypothesis's deadlines."""
+    """The caller's settings must not decide a test; machines differ too much in speed for Hypothesis's deadlines.
+
+    ``make test`` tries the same examples each time, ``make test-faults`` others; a failure prints how to repeat it.
+    """
     for name in [name for name in os.environ if name.startswith("ORCHESTRATOR_")]:
         del os.environ[name]
     slow = [hypothesis.HealthCheck.too_slow]
-    hypothesis.settings.register_profile("house", deadline=None, print_blob=True, suppress_health_check=slow)
+    hypothesis.settings.register_profile(
+        "house",
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=slow,
+        derandomize=not EXPLORE,
+    )
     hypothesis.settings.load_profile("house")
 
 
@@ -94,9 +106,13 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def seed() -> int:
-    """The seed of a random test, shown when it fails; TEST_SEED repeats it."""
-    value = int(os.environ.get("TEST_SEED") or Clock().uniform() * 2**32)
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of a random test, shown when it fails; TEST_SEED repeats it.
+
+    ``make test`` gives each test the same one every time, ``make test-faults`` another.
+    """
+    own = int(Clock().uniform() * 2**32) if EXPLORE else zlib.crc32(request.node.nodeid.encode())
+    value = int(os.environ.get("TEST_SEED") or own)
     print(f"TEST_SEED={value}")
     return value
 

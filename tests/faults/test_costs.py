@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -74,19 +75,22 @@ def test_idle_processes_ask_little(overheard: Cluster, talkative: PostgresServer
     assert rates["orchestrator-scheduler"] <= 5.0
 
 
-def test_a_one_step_job_takes_two_transactions(
+def test_a_one_step_job_takes_no_more_than_three_transactions(
     overheard: Cluster, talkative: PostgresServer, report: Callable[..., None]
 ) -> None:
-    """200 jobs submitted one by one, faster than they run. Beside its submit a job takes claim, settle and feed."""
+    """200 jobs that wait for their worker. Submit, claim, settle: shared, they pay the feed too."""
     it, ear = overheard, Overheard(talkative)
     flow = {"name": "one", "agents": {"work": python_agent(it, 0.0)}, "steps": [{"id": "a", "agent": "work"}]}
-    jobs = [it.submit(flow, {"n": n}) for n in range(200)]
+    with ExitStack() as asleep:
+        for child in it.children:
+            asleep.enter_context(child.frozen())
+        jobs = [it.submit(flow, {"n": n}) for n in range(200)]
     it.wait(jobs)
     commits = ear.count(COMMIT)
     each = (commits["orchestrator-worker"] + commits["orchestrator-scheduler"]) / 200
     report("Commits", jobs=200, figure=f"{1 + each:.2f}: the submit, and {each:.2f} of worker and scheduler")
     assert commits["orchestrator-test"] >= 200
-    assert 1 + each <= 2.0
+    assert 1 + each <= 3.0
     it.check()
 
 

@@ -103,6 +103,7 @@ def test_a_replay_is_cancelled_and_a_discard_undone(api: Api, http: httpx.Client
         ({"filter": {"all": "yes"}}, "/filter/all"),
         ({"filter": {"reason": "tired"}}, "/filter/reason"),
         ({"filter": {"created_after": "yesterday"}}, "/filter/created_after"),
+        ({"filter": {"created_after": False}}, "/filter/created_after"),
         ({"filter": {"created_after": "2026-01-02T00:00Z", "created_before": "2026-01-01T00:00Z"}}, "in between"),
         ({"filter": {"all": True}, "rate": 0}, "/rate"),
         ({"filter": {"all": True}, "rate": "fast"}, "/rate"),
