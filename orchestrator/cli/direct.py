@@ -233,7 +233,8 @@ class DirectDesk:
                 return None
             rows = [row for row in workflows.names(session) if row["name"] == bare]
             versions = [{key: row[key] for key in ("version", "listed_at", "created_at")} for row in rows]
-            return {"name": bare, "version": found[0], "definition": loads(found[1]), "versions": versions}
+            definition = workflows.definition(session, found)
+            return {"name": bare, "version": found, "definition": loads(definition or "{}"), "versions": versions}
 
         shown = self._engine.db.run(work, readonly=True)
         if shown is None:

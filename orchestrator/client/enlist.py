@@ -46,5 +46,5 @@ class Enlister:
         submission = Submission(
             job.workflow, job.input, tenant, job.key, job.priority, dict(job.tags), job.deadline, webhook
         )
-        accepted = db.run(lambda session: accept(engine, session, submission, []))
+        [accepted] = db.run(lambda session: accept(engine, session, [submission]))
         return Job.read(accepted_view(accepted))

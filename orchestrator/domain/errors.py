@@ -138,7 +138,7 @@ class Unavailable(OrchestratorError):
 
 
 class Locked(Unavailable):
-    """Another transaction kept a row locked for longer than ORCHESTRATOR_LOCK_TIMEOUT. ``context["statement"]``."""
+    """Another transaction kept a row locked for longer than ORCHESTRATOR_LOCK_TIMEOUT."""
 
 
 class LostLease(OrchestratorError):

@@ -6,10 +6,12 @@ Durations are written ``250ms``, ``30s``, ``10m``, ``48h``, ``30d`` and held in 
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
+from orchestrator.domain.json_values import canonical
 from orchestrator.domain.outcome import FailureClass
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -376,3 +378,8 @@ class Workflow(Model):
     steps: tuple[Step, ...] = Field(min_length=1)
     #: A template over ``input`` and ``steps``; omitted, the last step's output.
     output: Any = None
+
+    @cached_property
+    def canonical(self) -> str:
+        """The definition as it is stored: what was said, in canonical JSON."""
+        return canonical(self.model_dump(mode="json", by_alias=True, exclude_unset=True))

@@ -58,6 +58,7 @@ class KnownFacts:
         self._largest = largest
         self._lock = threading.Lock()
         self._facts: OrderedDict[JobId, Facts] = OrderedDict()
+        self._versions: OrderedDict[JobId, str] = OrderedDict()
 
     def get(self, wanted: Iterable[JobId]) -> dict[JobId, Facts]:
         with self._lock:
@@ -70,6 +71,18 @@ class KnownFacts:
                     self._facts[job_id] = fact
             while len(self._facts) > self._keep:
                 self._facts.popitem(last=False)
+        self.keep_versions({job_id: fact.version for job_id, fact in facts.items()})
+
+    def versions(self, wanted: Iterable[JobId]) -> dict[JobId, str]:
+        """Which version each job runs, of those that are known here."""
+        with self._lock:
+            return {job_id: self._versions[job_id] for job_id in wanted if job_id in self._versions}
+
+    def keep_versions(self, versions: Mapping[JobId, str]) -> None:
+        with self._lock:
+            self._versions.update(versions)
+            while len(self._versions) > self._keep:
+                self._versions.popitem(last=False)
 
 
 class Plans:
@@ -78,15 +91,16 @@ class Plans:
     def __init__(self, keep: int = 256) -> None:
         self._keep = keep
         self._lock = threading.Lock()
-        self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._plans: OrderedDict[str, tuple[Plan, Workflow]] = OrderedDict()
 
     def known(self, version: str) -> Plan | None:
         """The plan, if this process has compiled it; the database may not hold it yet."""
         with self._lock:
-            plan = self._plans.get(version)
-            if plan is not None:
-                self._plans.move_to_end(version)
-            return plan
+            found = self._plans.get(version)
+            if found is None:
+                return None
+            self._plans.move_to_end(version)
+            return found[0]
 
     def get(self, session: Session, version: str) -> Plan:
         plan = self.known(version)
@@ -97,10 +111,16 @@ class Plans:
             raise NotFound(f"workflow version {version} is not in the database.")
         return self.add(version, *parse_definition(definition))
 
+    def both(self, session: Session, version: str) -> tuple[Plan, Workflow]:
+        """The plan, and the definition it was compiled from."""
+        self.get(session, version)
+        with self._lock:
+            return self._plans[version]
+
     def add(self, version: str, workflow: Workflow, registered: dict[str, Agent]) -> Plan:
         plan = compile_plan(workflow, version, registered)
         with self._lock:
-            self._plans[version] = plan
+            self._plans[version] = plan, workflow
             while len(self._plans) > self._keep:
                 self._plans.popitem(last=False)
         return plan

@@ -17,7 +17,7 @@ from orchestrator.domain.stale import Stale, stale_from
 from orchestrator.domain.states import STEP_DONE, JobState, StepState
 from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import audit, edits
-from orchestrator.engine.context import Engine, parse_definition
+from orchestrator.engine.context import Engine
 from orchestrator.engine.dead_letters import set_going
 from orchestrator.engine.gather import gather
 from orchestrator.engine.submit import Accepted, check_key, same
@@ -145,10 +145,9 @@ def _may_fork(source: JobRow, rows: Mapping[StepPath, StepRow], path: StepPath) 
 def _versions(
     engine: Engine, session: Session, source: JobRow, wanted: str | None
 ) -> tuple[str, Plan, Workflow, Workflow]:
-    text = workflows.definition(session, source.version)
-    old = parse_definition(text or "")[0]
+    same_plan, old = engine.plans.both(session, source.version)
     if wanted is None:
-        return source.version, engine.plans.get(session, source.version), old, old
+        return source.version, same_plan, old, old
     name, _, version = wanted.partition("@")
     if name != source.workflow:
         raise InvalidInput(
@@ -158,7 +157,8 @@ def _versions(
     found = workflows.newest(session, name, version or None)
     if found is None:
         raise NotFound(f"no workflow {wanted!r} is registered.", mend=f"orchestrator workflows show {name}")
-    return found[0], engine.plans.get(session, found[0]), old, parse_definition(found[1])[0]
+    plan, new = engine.plans.both(session, found)
+    return found, plan, old, new
 
 
 def _other_inputs(

@@ -118,6 +118,17 @@ def _reads(session: Session, node: Node, row: StepRow) -> tuple[dict[str, StepPa
     return names, steps.children(session, row.job_id, row.path)
 
 
+def plans_of(engine: Engine, session: Session, wanted: set[JobId]) -> dict[JobId, Plan]:
+    """The plans of the jobs: asked for once per process and job."""
+    versions = engine.facts.versions(wanted)
+    missing = wanted - versions.keys()
+    if missing:
+        found = jobs.versions(session, missing)
+        engine.facts.keep_versions(found)
+        versions |= found
+    return {job_id: engine.plans.get(session, version) for job_id, version in versions.items()}
+
+
 def _facts(engine: Engine, session: Session, wanted: set[JobId]) -> dict[JobId, Facts]:
     """What never changes of the jobs; asked for once per process and job."""
     found = engine.facts.get(wanted)

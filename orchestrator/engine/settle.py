@@ -8,27 +8,28 @@ claimed in that same transaction and handed back (*continuation in place*). Zero
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.advance import Advance
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.outcome import Usage
-from orchestrator.domain.plan import Kind, StepRow
+from orchestrator.domain.plan import Kind, Plan, StepRow
 from orchestrator.domain.result import Result, Retrying
 from orchestrator.domain.saga import Debt
 from orchestrator.domain.states import STEP_MOVES_BY_ITSELF, JobState, StepState
 from orchestrator.engine import breakers
 from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.feed import step_ref
-from orchestrator.engine.gather import Claimed, gather
+from orchestrator.engine.gather import Claimed, gather, plans_of
 from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps, waits, webhooks
 from orchestrator.store.changes import Changes
 from orchestrator.store.database import Session
-from orchestrator.store.rows import job_values, step_values
+from orchestrator.store.rows import job_values, step_row, step_values
 
 
 class Moved(Exception):
@@ -141,35 +142,40 @@ def publish(engine: Engine, batch: _Batch) -> None:
 
 def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch: _Batch) -> list[Settled]:
     """The transaction's work."""
-    locked, now = jobs.lock_at(session, (intent.job_id for intent in intents))
     by_job: dict[JobId, list[int]] = defaultdict(list)
     for index, intent in enumerate(intents):
         by_job[intent.job_id].append(index)
-    plans = {job_id: engine.plans.get(session, job.version) for job_id, job in locked.items()}
-    keys = [
-        (intent.job_id, path)
-        for intent in intents
-        if intent.job_id in plans
-        for path in plans[intent.job_id].touched(intent.path, intent.ref)
-    ]
-    debts = _debts(session, intents)
+    # What never changes of a job is known before its lock, so all that the lock guards is asked for together with it.
+    plans = plans_of(engine, session, set(by_job))
+    known = [intent for intent in intents if intent.job_id in plans]
+    debts = _debts(session, known)
+    keys = [(one.job_id, path) for one in known for path in plans[one.job_id].touched(one.path, one.ref)]
     keys += [(job_id, debt.path) for job_id, found in debts.items() for debt in found.values()]
-    loaded: dict[JobId, list[StepRow]] = defaultdict(list)
-    for row in steps.load_many(session, keys):
-        loaded[row.job_id].append(row)
+    held = _held(plans, known)
+    owers = [job_id for job_id, plan in plans.items() if plan.compensates]
+    jobs_found, steps_found, *more = session.together(
+        jobs.locking(session, by_job),
+        steps.loading(session, keys),
+        *(steps.loading_held(job_id, path, count) for (job_id, path), count in held.items()),
+        *([compensations.asking_who_owes(session, owers)] if owers else []),
+    )
+    locked, now = jobs.locked(jobs_found)
+    loaded: dict[JobId, dict[StepPath, StepRow]] = defaultdict(dict)
+    for row in map(step_row, chain(steps_found, *more[: len(held)])):
+        loaded[row.job_id].setdefault(row.path, row)
+    owing = {JobId(row["id"]) for row in more[-1]} if owers else set()
     results = [Settled(won=False) for _ in intents]
     follow: list[tuple[int, StepRow]] = []
     advances = [
-        Advance(plans[job_id], locked[job_id], loaded[job_id], now, engine.caps.steps)
+        Advance(plans[job_id], locked[job_id], loaded[job_id].values(), now, engine.caps.steps)
         for job_id in by_job
         if job_id in locked
     ]
-    tell_of_debts(session, advances)
     for advance in advances:
         job_id = advance.job.id
-        advance.debts, indexes = debts.get(job_id, {}), by_job[job_id]
-        _load_held(session, advance, [intents[i] for i in indexes])
-        for index in indexes:
+        advance.debts = debts.get(job_id, {})
+        _tell_of_debts(session, advance, owing)
+        for index in by_job[job_id]:
             _apply(engine, session, advance, intents[index], index, results, follow, batch)
     write(engine, session, advances, batch, now)
     crashpoint("settle.before_commit")
@@ -181,10 +187,16 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
 
 def tell_of_debts(session: Session, advances: Sequence[Advance]) -> None:
     """Whether their jobs owe anything: asked only where a step can be undone at all."""
-    owers = {advance.job.id: advance for advance in advances if advance.plan.compensates}
-    for job_id in compensations.owing(session, owers) if owers else ():
-        owers[job_id].owing = True
-        owers[job_id].branches_owe = partial(compensations.branches_owe, session, job_id)
+    owers = [advance.job.id for advance in advances if advance.plan.compensates]
+    owing = compensations.owing(session, owers) if owers else set()
+    for advance in advances:
+        _tell_of_debts(session, advance, owing)
+
+
+def _tell_of_debts(session: Session, advance: Advance, owing: Collection[JobId]) -> None:
+    if advance.job.id in owing:
+        advance.owing = True
+        advance.branches_owe = partial(compensations.branches_owe, session, advance.job.id)
 
 
 def _debts(session: Session, intents: Sequence[Settle]) -> dict[JobId, dict[int, Debt]]:
@@ -272,15 +284,15 @@ def _take_over(engine: Engine, row: StepRow, now: float) -> StepRow:
     return row
 
 
-def _load_held(session: Session, advance: Advance, intents: Sequence[Settle]) -> None:
-    """The members in line behind ``max_concurrency``, as many as this batch may let go."""
-    wanted: Counter[StepPath] = Counter()
+def _held(plans: Mapping[JobId, Plan], intents: Iterable[Settle]) -> Counter[tuple[JobId, StepPath]]:
+    """How many of the members in line behind each ``max_concurrency`` this batch may let go."""
+    wanted: Counter[tuple[JobId, StepPath]] = Counter()
     for intent in intents:
-        for path, ref in advance.plan.chain(intent.path, intent.ref)[1:]:
-            if advance.plan.nodes[ref].max_concurrency is not None:
-                wanted[path] += 1
-    for path, count in wanted.items():
-        advance.add(steps.load_held(session, advance.job.id, path, count))
+        plan = plans[intent.job_id]
+        for path, ref in plan.chain(intent.path, intent.ref)[1:]:
+            if plan.nodes[ref].max_concurrency is not None:
+                wanted[intent.job_id, path] += 1
+    return wanted
 
 
 def run_stops(session: Session, advance: Advance) -> None:

@@ -17,14 +17,13 @@ from orchestrator.domain.errors import (
     DefinitionError,
     IdempotencyMismatch,
     InvalidInput,
-    Locked,
     NotFound,
     PayloadTooLarge,
     SubmitInProgress,
 )
 from orchestrator.domain.events import Event, EventType
 from orchestrator.domain.ids import JobId, StepRef
-from orchestrator.domain.json_values import NotJson, canonical, digest, dumps
+from orchestrator.domain.json_values import NotJson, digest, dumps
 from orchestrator.domain.lint import check_workflow
 from orchestrator.domain.plan import JobRow, Plan, StepRow
 from orchestrator.domain.planner import first_rows
@@ -33,9 +32,10 @@ from orchestrator.domain.states import JobState, StepState
 from orchestrator.domain.webhook import Webhook
 from orchestrator.domain.workflow import Agent, Workflow
 from orchestrator.engine import webhooks
-from orchestrator.engine.context import Engine, parse_definition
-from orchestrator.store import history, jobs, payloads, steps, workflows
+from orchestrator.engine.context import Engine
+from orchestrator.store import changes, history, jobs, payloads, workflows
 from orchestrator.store.database import Session
+from orchestrator.store.rows import job_values, step_values
 
 #: Characters allowed nowhere in a key: it is shown in logs and headers.
 KEY_LIMIT = 255
@@ -76,7 +76,7 @@ def register(engine: Engine, workflow: Workflow, tenant: str = "default", *, str
 
     def work(session: Session) -> str:
         version, _ = _store(engine, session, workflow, tenant)
-        workflows.put(session, workflow.name, version, _definition(workflow), listed=True)
+        workflows.put(session, workflow.name, version, workflow.canonical, listed=True)
         return version
 
     return engine.db.run(work)
@@ -102,83 +102,146 @@ def submit_many(engine: Engine, submissions: Sequence[Submission]) -> list[Accep
     """Accepts up to 1,000 jobs in one transaction: all, or none."""
     if len(submissions) > 1000:
         raise InvalidInput("a batch holds at most 1,000 jobs.", mend="Split it.")
-    for submission in submissions:
-        if isinstance(submission.workflow, Workflow):
-            check(submission.workflow)
+    for workflow in {id(one.workflow): one.workflow for one in submissions}.values():
+        if isinstance(workflow, Workflow):
+            check(workflow)
     crashpoint("submit.before_insert")
-    ready: list[StepRow] = []
-    published: list[StepRef] = []
+    going = Going()
 
     def work(session: Session) -> list[Accepted]:
-        ready.clear()
-        published.clear()
-        accepted = [accept(engine, session, submission, ready) for submission in submissions]
-        published.extend(ring(engine, session, ready))
+        going.clear()
+        accepted = accept(engine, session, submissions, going)
         crashpoint("submit.after_insert")
         return accepted
 
-    try:
-        accepted = engine.db.run(work)
-    except Locked as error:
-        if jobs.is_insert(error.context["statement"]):
-            raise SubmitInProgress(
-                "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
-            ) from error
-        raise
+    accepted = engine.db.run(work)
     crashpoint("submit.after_commit")
-    engine.feed.committed(published, ready)
+    engine.feed.committed(going.published, going.ready)
     return accepted
 
 
-def ring(engine: Engine, session: Session, ready: Sequence[StepRow]) -> list[StepRef]:
-    """Marks what this process holds credits for, in the submit's own transaction."""
-    refs = engine.feed.take(session, ready, session.now()) if ready else []
-    marked = [row for row in ready if row.dispatched_at is not None]
-    session.many(
-        "UPDATE steps SET dispatched_at = :at, mark = :mark WHERE job_id = :job AND path = :path",
-        [{"at": row.dispatched_at, "mark": row.mark, "job": row.job_id, "path": row.path} for row in marked],
-    )
-    return refs
+@dataclass(slots=True)
+class Going:
+    """What a submit sets going: all that is ready, and what of it this process publishes after the commit."""
+
+    ready: list[StepRow] = field(default_factory=list)
+    published: list[StepRef] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.ready.clear()
+        self.published.clear()
 
 
-def accept(engine: Engine, session: Session, submission: Submission, ready: list[StepRow]) -> Accepted:
-    """Writes one job in the caller's transaction; what became ready is appended to ``ready``."""
-    version, plan, workflow = _resolve(engine, session, submission)
-    text = _input_text(engine, workflow, submission.input)
-    body = [version, text, submission.priority, submission.tags, submission.deadline]
-    body_hash = digest(body if submission.webhook is None else [*body, submission.webhook.as_given()])
-    if submission.key is not None:
-        check_key(submission.key)
-        existing = jobs.by_key(session, submission.tenant, submission.key)
-        if existing is not None:
-            return same(existing, body_hash, submission.key)
-        if session.postgres:
-            session.execute("SET LOCAL lock_timeout = '2s'")
-    job = JobRow(JobId(engine.clock.new_id()), submission.tenant, workflow.name, version, JobState.QUEUED, events=1)
-    job.priority, job.tags = submission.priority, submission.tags
-    job.idempotency_key, job.body_hash = submission.key, body_hash
-    job.webhook = webhooks.wanted(submission.webhook)
-    job.input = engine.sizes.prepare(text)
-    job.created_at = session.now()
-    own = workflow.deadline if "deadline" in workflow.model_fields_set else engine.caps.deadline
-    job.deadline_at = job.created_at + (submission.deadline or own)
-    rows = first_rows(plan, job.id, job.tenant, job.priority)
-    job.steps = len(rows)
-    payloads.write(session, [job.input], engine.sizes.compress_bytes)
-    if not jobs.insert(session, job):
-        twin = jobs.by_key(session, submission.tenant, submission.key or "")
-        if twin is None:
-            raise SubmitInProgress("a submit with this idempotency key was just rolled back.", mend="Try again.")
-        return same(twin, body_hash, submission.key or "")
-    heads = [row for row in rows if row.state is StepState.READY]
-    for row in heads:
-        row.ready_at = job.created_at
-    steps.insert(session, rows)
-    data = {"workflow": workflow.name, "version": version, "steps": len(rows)}
-    history.append_events(session, [Event(job.id, 1, EventType.JOB_SUBMITTED, None, data, 1, job.created_at)])
-    history.add_counts(session, engine.process, Counter({("jobs_submitted_total", (("workflow", workflow.name),)): 1}))
-    ready.extend(heads)
-    return Accepted(job, True, webhooks.add(engine, session, job, submission.webhook))
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A job that is not written yet, with its first steps."""
+
+    submission: Submission
+    job: JobRow
+    rows: list[StepRow]
+
+    @property
+    def name(self) -> tuple[str, str] | None:
+        """What a twin of it has too."""
+        return None if self.job.idempotency_key is None else (self.job.tenant, self.job.idempotency_key)
+
+
+def accept(
+    engine: Engine, session: Session, submissions: Sequence[Submission], going: Going | None = None
+) -> list[Accepted]:
+    """Writes the jobs in the caller's transaction, all in one statement; those with a key in one before it.
+
+    Without ``going`` their steps are left to the safety net.
+    """
+    now = session.now()
+    drafts = _drafts(engine, session, submissions, now)
+    named = _insert_named(engine, session, drafts)
+    won = [draft.job if draft.name is None else named[draft.name] for draft in drafts]
+    made = [draft for draft, job in zip(drafts, won, strict=True) if job is draft.job]
+    if going is not None:
+        going.ready.extend(row for draft in made for row in draft.rows if row.state is StepState.READY)
+        going.published.extend(engine.feed.take(session, going.ready, now))
+    if made:
+        payloads.write(session, [draft.job.input for draft in made if draft.name is None], engine.sizes.compress_bytes)
+        _write(engine, session, made)
+    secrets = {
+        draft.job.id: webhooks.add(engine, session, draft.job, draft.submission.webhook)
+        for draft in made
+        if draft.submission.webhook is not None
+    }
+    return [
+        Accepted(job, True, secrets.get(job.id))
+        if job is draft.job
+        else same(job, draft.job.body_hash or "", job.idempotency_key or "")
+        for draft, job in zip(drafts, won, strict=True)
+    ]
+
+
+def _drafts(engine: Engine, session: Session, submissions: Sequence[Submission], now: float) -> list[_Draft]:
+    """Everything that can be wrong with a submission is said here, before anything is written but its definition."""
+    resolved: dict[tuple[str, int | str], tuple[str, Plan, Workflow]] = {}
+    drafts = []
+    for one in submissions:
+        which = one.tenant, one.workflow if isinstance(one.workflow, str) else id(one.workflow)
+        if which not in resolved:
+            resolved[which] = _resolve(engine, session, one)
+        version, plan, workflow = resolved[which]
+        text = _input_text(engine, workflow, one.input)
+        body = [version, text, one.priority, one.tags, one.deadline]
+        if one.key is not None:
+            check_key(one.key)
+        job = JobRow(JobId(engine.clock.new_id()), one.tenant, workflow.name, version, JobState.QUEUED, events=1)
+        job.priority, job.tags = one.priority, one.tags
+        job.idempotency_key = one.key
+        job.body_hash = digest(body if one.webhook is None else [*body, one.webhook.as_given()])
+        job.webhook = webhooks.wanted(one.webhook)
+        job.input = engine.sizes.prepare(text)
+        job.created_at = now
+        own = workflow.deadline if "deadline" in workflow.model_fields_set else engine.caps.deadline
+        job.deadline_at = now + (one.deadline or own)
+        rows = first_rows(plan, job.id, job.tenant, job.priority)
+        job.steps = len(rows)
+        for row in rows:
+            row.ready_at = now if row.state is StepState.READY else None
+        drafts.append(_Draft(one, job, rows))
+    return drafts
+
+
+def _insert_named(engine: Engine, session: Session, drafts: Sequence[_Draft]) -> dict[tuple[str, str], JobRow]:
+    """Writes the jobs that have a key; answers the one job of each key, be it of this submit or an earlier one."""
+    named = {name: draft.job for draft in reversed(drafts) if (name := draft.name) is not None}
+    if not named:
+        return {}
+    known = jobs.by_keys(session, named)
+    fresh = [job for name, job in named.items() if name not in known]
+    if not fresh:
+        return known
+    if session.postgres:
+        session.execute("SET LOCAL lock_timeout = '2s'")
+    payloads.write(session, [job.input for job in fresh], engine.sizes.compress_bytes)
+    inserted = jobs.insert_many(session, fresh)
+    late = [name for name, job in named.items() if name not in known and job.id not in inserted]
+    others = jobs.by_keys(session, late) if late else {}
+    if len(others) < len(late):
+        raise SubmitInProgress("a submit with this idempotency key was just rolled back.", mend="Try again.")
+    return {**named, **known, **others}
+
+
+def _write(engine: Engine, session: Session, made: Sequence[_Draft]) -> None:
+    written = changes.Changes()
+    counts: Counter[Any] = Counter()
+    for draft in made:
+        job = draft.job
+        if draft.name is None:
+            written.new_jobs.append(job_values(job))
+        written.created += map(step_values, draft.rows)
+        data = {"workflow": job.workflow, "version": job.version, "steps": job.steps}
+        written.events += history.event_rows(
+            [Event(job.id, 1, EventType.JOB_SUBMITTED, None, data, 1, job.created_at or 0.0)]
+        )
+        counts["jobs_submitted_total", (("workflow", job.workflow),)] += 1
+    written.counts = history.count_rows(engine.process, counts)
+    changes.write(session, written)
 
 
 def _resolve(engine: Engine, session: Session, submission: Submission) -> tuple[str, Plan, Workflow]:
@@ -193,20 +256,15 @@ def _resolve(engine: Engine, session: Session, submission: Submission) -> tuple[
             f"no workflow {submission.workflow!r} is registered.",
             mend=f"Registered: {', '.join(known[:10])}." if known else "Register one, or send a definition.",
         )
-    version, definition = found
-    chosen = parse_definition(definition)[0]
+    plan, chosen = engine.plans.both(session, found)
     metered = _metered(chosen)
     if metered and not metered.keys() <= workflows.limited_agents(session, submission.tenant):
         workflows.put_limits(session, submission.tenant, metered, replace=False)
-    return version, engine.plans.get(session, version), chosen
-
-
-def _definition(workflow: Workflow) -> str:
-    return canonical(workflow.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    return found, plan, chosen
 
 
 def _store(engine: Engine, session: Session, workflow: Workflow, tenant: str) -> tuple[str, Plan]:
-    definition = _definition(workflow)
+    definition = workflow.canonical
     version = digest(definition)[: workflows.HASH_LENGTH]
     workflows.put(session, workflow.name, version, definition, listed=False)
     workflows.put_limits(session, tenant, _metered(workflow))

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session as OrmSession
 
 from orchestrator.domain.errors import ConfigError, OrchestratorError, SchemaOutdated, SubmitInProgress, Unavailable
 from orchestrator.domain.ids import Incarnation
 from orchestrator.store import migrations
-from orchestrator.store.database import Database, Session, translated
+from orchestrator.store.database import Database, Session, Statement, translated
 from orchestrator.store.dialect import Dialect
 from orchestrator.store.payloads import PayloadSizes
 
@@ -42,9 +41,9 @@ def bind(connection: object) -> Bound:
         connection.exec_driver_sql("SELECT 1")  # SQLAlchemy must know of the transaction, or it will not commit it
         raw: object = connection.connection.dbapi_connection
         _open_transaction(raw)
-        return Bound(Session(connection, _dialect(raw)))
+        return Bound(_AlchemySession(connection, _dialect(raw)))
     _open_transaction(connection)
-    return Bound(DriverSession(connection, _dialect(connection)))
+    return Bound(Session(connection, _dialect(connection)))
 
 
 def _dialect(raw: object) -> Dialect:
@@ -98,7 +97,7 @@ class Bound(Database):
     def connect(self, *, readonly: bool = False) -> Iterator[Session]:  # noqa: ARG002 - the base's words
         """A savepoint: released at the end of the block, rolled back if it raises."""
         session = self._session
-        with _explained(), translated():
+        with _explained(), translated() if isinstance(session, _AlchemySession) else nullcontext():
             before = session.value("SELECT current_setting('lock_timeout')") if session.postgres else None
             session.execute(f"SAVEPOINT {_SAVEPOINT}")
             try:
@@ -159,43 +158,21 @@ def _meaning(error: psycopg.Error | sqlite3.Error) -> OrchestratorError | None:
     return None
 
 
-class DriverSession(Session):
-    """The same statements on a bare driver's connection."""
+class _AlchemySession(Session):
+    """The same statements through SQLAlchemy, which keeps the caller's transaction, and may wrap an async driver."""
 
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: Any, dialect: Dialect) -> None:
-        self.raw = raw
-        self.dialect = dialect
-
-    def _cursor(self) -> Any:
-        """Rows as tuples, whatever the caller has set for its own."""
-        if self.postgres:
-            return self.raw.cursor(row_factory=tuple_row)
-        cursor = self.raw.cursor()
-        cursor.row_factory = None
-        return cursor
-
-    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> Any:
-        cursor = self._cursor()
-        cursor.execute(self.dialect.sql(sql), dict(values or {}))
-        return cursor
+    __slots__ = ()
 
     def many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> int:
         if not values:
             return 0
-        cursor = self._cursor()
-        cursor.executemany(self.dialect.sql(sql), [dict(v) for v in values])
-        return int(cursor.rowcount)
+        return int(self.raw.exec_driver_sql(self.dialect.sql(sql), [dict(v) for v in values]).rowcount)
 
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        cursor = self.execute(sql, values)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return [dict(row) for row in self._ask(sql, values).mappings()]
 
-    def one(self, sql: str, values: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        return next(iter(self.rows(sql, values)), None)
+    def _ask(self, sql: str, values: Mapping[str, Any] | None, *, named: bool = False) -> Any:  # noqa: ARG002
+        return self.raw.exec_driver_sql(self.dialect.sql(sql), dict(values or {}))
 
-    def value(self, sql: str, values: Mapping[str, Any] | None = None) -> Any:
-        row = self.execute(sql, values).fetchone()
-        return None if row is None else row[0]
+    def together(self, *asked: Statement) -> list[list[dict[str, Any]]]:
+        return [self.rows(sql, values) for sql, values in asked]

@@ -38,6 +38,7 @@ STATE = "state || ''"
 class Changes:
     """Rows of one transaction. ``moved`` holds whole step rows, with ``was_state`` and ``was_fence`` beside them."""
 
+    new_jobs: list[Row] = field(default_factory=list)
     moved: list[Row] = field(default_factory=list)
     created: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
@@ -55,6 +56,7 @@ def write(session: Session, changes: Changes) -> bool:
     changes.moved.sort(key=lambda row: (row["job_id"], row["path"]))
     if session.postgres:
         return _write_postgres(session, changes)
+    insert(session, tables.jobs, changes.new_jobs)
     insert(session, tables.steps, changes.created, "ON CONFLICT (job_id, path) DO NOTHING")
     won = session.many(_update_step(), changes.moved) == len(changes.moved)
     insert(session, tables.attempts, changes.attempts)
@@ -66,6 +68,14 @@ def write(session: Session, changes: Changes) -> bool:
     return won
 
 
+def insert_jobs(session: Session, rows: Sequence[Row], conflict: str) -> list[str]:
+    """Writes new jobs; answers the ids of those it wrote."""
+    if session.postgres:
+        sql = _insert_set("jobs", "rows", conflict) + " RETURNING id"
+        return [row["id"] for row in session.rows(sql, {"rows": _json(rows)})]
+    return [row["id"] for row in rows if session.execute(_insert_row(tables.jobs, conflict), row).rowcount]
+
+
 def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = "") -> None:
     """Writes new rows of ``table``, each with all its columns."""
     if not rows:
@@ -73,9 +83,14 @@ def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = 
     if session.postgres:
         session.execute(_insert_set(table.name, "rows", conflict), {"rows": _json(rows)})
     else:
-        names = tuple(column.name for column in table.columns)
-        marks = ", ".join(f":{name}" for name in names)
-        session.many(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) {conflict}", rows)
+        session.many(_insert_row(table, conflict), rows)
+
+
+@cache
+def _insert_row(table: Table, conflict: str = "") -> str:
+    names = [column.name for column in table.columns]
+    marks = ", ".join(f":{name}" for name in names)
+    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) {conflict}"
 
 
 #: One that is being sent to, or waits for its next try, keeps its time; one that was stopped stays so.
@@ -90,6 +105,7 @@ _CALLS = "ON CONFLICT (tenant, name, process, slot) DO UPDATE SET at = excluded.
 
 def _write_postgres(session: Session, changes: Changes) -> bool:
     parts = {
+        "new_jobs": changes.new_jobs,
         "moved": changes.moved,
         "created": changes.created,
         "attempts": changes.attempts,
@@ -109,6 +125,7 @@ def _write_postgres(session: Session, changes: Changes) -> bool:
 @cache
 def _statement(present: tuple[str, ...]) -> str:
     clauses = {
+        "new_jobs": _insert_set("jobs", "new_jobs"),
         "moved": _update_steps_set(),
         "created": _insert_set("steps", "created", "ON CONFLICT (job_id, path) DO NOTHING"),
         "attempts": _insert_set("attempts", "attempts"),

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.saga import Debt
 from orchestrator.store import changes, tables
-from orchestrator.store.database import Session
+from orchestrator.store.database import Session, Statement
 from orchestrator.store.rows import inline, ref, stored
 
 _SELECT = (
@@ -72,12 +72,17 @@ def branches_owe(session: Session, job_id: JobId) -> bool:
 
 def owing(session: Session, jobs: Iterable[JobId]) -> set[JobId]:
     """Those of ``jobs`` that owe anything."""
-    rows = session.rows(
-        f"SELECT id FROM jobs j WHERE {session.dialect.any_of('id', 'jobs')}"
-        " AND EXISTS (SELECT 1 FROM compensations c WHERE c.job_id = j.id AND c.state = 'owed')",
-        {"jobs": json.dumps(sorted(set(jobs)))},
-    )
+    [rows] = session.together(asking_who_owes(session, jobs))
     return {JobId(row["id"]) for row in rows}
+
+
+def asking_who_owes(session: Session, jobs: Iterable[JobId]) -> Statement:
+    """What ``owing`` asks."""
+    sql = (
+        f"SELECT id FROM jobs j WHERE {session.dialect.any_of('id', 'jobs')}"
+        " AND EXISTS (SELECT 1 FROM compensations c WHERE c.job_id = j.id AND c.state = 'owed')"
+    )
+    return sql, {"jobs": json.dumps(sorted(set(jobs)))}
 
 
 def by_number(session: Session, job_id: JobId, numbers: Sequence[int]) -> dict[int, Debt]:

@@ -8,21 +8,25 @@ Nobody waits without end: for a connection, for a statement, for a locked row, o
 Driver errors leave here as ``Unavailable`` (cannot reach, timed out), ``Locked`` (a row, for too long),
 ``SchemaOutdated`` (tables are missing), or as they are; deadlocks and serialisation failures are retried whole by
 ``Database.run``.
+
+SQLAlchemy keeps the pool; statements go straight to the driver: what lies between costs more than the statement.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import psycopg
+from psycopg.rows import dict_row, tuple_row
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import CursorResult, ExceptionContext, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from orchestrator.domain.errors import ConfigError, Locked, OrchestratorError, SchemaOutdated, Unavailable
 from orchestrator.store.dialect import Dialect
@@ -37,6 +41,8 @@ _UNAVAILABLE = {_READ_ONLY, "57P01", "57P02", "57P03", "57014", "53100", "53200"
 #: lock_not_available.
 _LOCKED = "55P03"
 _MISSING = {"42P01", "42703"}
+#: Of both drivers: it is not the statement that is wrong.
+_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, sqlite3.OperationalError, sqlite3.InterfaceError)
 
 
 class Database:
@@ -100,9 +106,30 @@ class Database:
     @contextmanager
     def connect(self, *, readonly: bool = False) -> Iterator[Session]:
         """A transaction: commits at the end of the block, rolls back if it raises."""
-        options = {"readonly": readonly}
-        with translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
-            yield Session(connection, self.dialect)
+        with translated():
+            held = self.engine.raw_connection()
+            raw = held.dbapi_connection
+            session = Session(raw, self.dialect)
+            try:
+                if not session.postgres:
+                    session.execute("BEGIN" if readonly else "BEGIN IMMEDIATE")
+                yield session
+                held.commit()
+            except BaseException as error:
+                self._give_up(held, error)
+                raise
+            finally:
+                held.close()
+
+    def _give_up(self, held: PoolProxiedConnection, error: BaseException) -> None:
+        """Rolls back; a connection that is broken, or whose server takes no writes, is not given to anybody again."""
+        raw = held.dbapi_connection
+        if isinstance(raw, psycopg.Connection) and (raw.closed or _sqlstate(error) == _READ_ONLY):
+            held.invalidate(error)
+            self.engine.dispose()  # the others were made before it broke
+            return
+        with suppress(*_AWAY):
+            held.rollback()
 
     def run(self, work: Callable[[Session], T], *, readonly: bool = False, attempts: int = 5) -> T:
         """Runs ``work`` in a transaction, whole again after a deadlock or serialisation failure."""
@@ -111,45 +138,86 @@ class Database:
             try:
                 with self.connect(readonly=readonly) as session:
                     return work(session)
-            except DBAPIError as error:
-                if attempts <= 0 or _sqlstate(error) not in _RETRYABLE:
+            except psycopg.Error as error:
+                if attempts <= 0 or error.sqlstate not in _RETRYABLE:
                     raise
 
     def close(self) -> None:
         self.engine.dispose()
 
 
+#: SQL in the words of ``Dialect``, with its values.
+Statement = tuple[str, Mapping[str, Any]]
+
+
+class Cursor(Protocol):
+    """What a statement came to; rows are tuples."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def fetchone(self) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 class Session:
-    """One open transaction, with statements in the driver's own style (no expression is built on the hot path)."""
+    """One open transaction on a driver's connection; rows are read by name, whatever its owner has set."""
 
-    __slots__ = ("connection", "dialect")
+    __slots__ = ("dialect", "raw")
 
-    def __init__(self, connection: Connection, dialect: Dialect) -> None:
-        self.connection = connection
+    def __init__(self, raw: Any, dialect: Dialect) -> None:
+        self.raw = raw
         self.dialect = dialect
 
     @property
     def postgres(self) -> bool:
         return self.dialect.name == "postgresql"
 
-    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> CursorResult[Any]:
-        return self.connection.exec_driver_sql(self.dialect.sql(sql), dict(values or {}))
+    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> Cursor:
+        cursor: Cursor = self._ask(sql, values)
+        return cursor
 
     def many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> int:
         """Runs ``sql`` for each of ``values``; the number of rows it touched in all."""
         if not values:
             return 0
-        return self.connection.exec_driver_sql(self.dialect.sql(sql), [dict(v) for v in values]).rowcount
+        cursor = self.raw.cursor()
+        cursor.executemany(self.dialect.sql(sql), values)
+        return int(cursor.rowcount)
 
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        return [dict(row) for row in self.execute(sql, values).mappings()]
+        cursor = self._ask(sql, values, named=True)
+        if self.postgres:
+            return list(cursor.fetchall())
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def _ask(self, sql: str, values: Mapping[str, Any] | None, *, named: bool = False) -> Any:
+        """The driver's cursor after ``sql``; ``named``: PostgreSQL's driver makes the dicts, it is quicker at it."""
+        if self.postgres:
+            cursor = self.raw.cursor(row_factory=dict_row if named else tuple_row)
+        else:
+            cursor = self.raw.cursor()
+            cursor.row_factory = None
+        cursor.execute(self.dialect.sql(sql), values or {})
+        return cursor
+
+    def together(self, *asked: Statement) -> list[list[dict[str, Any]]]:
+        """The rows of each statement, in order, in one round trip of PostgreSQL's; none for a statement without rows.
+
+        They run one after another: each sees what had been committed before it began.
+        """
+        if not self.postgres:
+            return [self.rows(sql, values) for sql, values in asked]
+        with self.raw.pipeline():
+            cursors = [self._ask(sql, values, named=True) for sql, values in asked]
+        return [list(cursor.fetchall()) if cursor.description else [] for cursor in cursors]
 
     def one(self, sql: str, values: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        row = self.execute(sql, values).mappings().first()
-        return None if row is None else dict(row)
+        return next(iter(self.rows(sql, values)), None)
 
     def value(self, sql: str, values: Mapping[str, Any] | None = None) -> Any:
-        return self.execute(sql, values).scalar()
+        row = self.execute(sql, values).fetchone()
+        return None if row is None else row[0]
 
     def now(self) -> float:
         return float(self.value("SELECT {now}"))
@@ -183,17 +251,17 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
 
 def _leave_read_only(context: ExceptionContext) -> None:
     """A connection to a server that takes no writes is as good as broken: the next may reach the one that does."""
-    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+    if _sqlstate(context.original_exception) == _READ_ONLY:
         context.is_disconnect = True
 
 
-def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
+def _sqlstate(error: BaseException | None) -> str | None:
+    return getattr(error, "sqlstate", None)
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns what the driver raises into errors people can act on."""
+    """Turns what a driver raises, by itself or through SQLAlchemy, into errors people can act on."""
     try:
         yield
     except OrchestratorError:
@@ -202,23 +270,27 @@ def translated() -> Iterator[None]:
         raise Unavailable(
             "every database connection is in use.", mend="Try again; raise ORCHESTRATOR_DB_POOL_SIZE."
         ) from error
-    except DBAPIError as error:
-        state = _sqlstate(error)
-        text = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-        missing = state in _MISSING or "no such table" in text or "no such column" in text
-        if missing:
-            raise SchemaOutdated(
-                f"the database schema does not fit this version ({text}).", mend="Run: orchestrator migrate"
-            ) from error
-        if state == _LOCKED:
-            raise Locked(
-                "a row that this needs is locked by another transaction.",
-                mend="Try again; pg_blocking_pids() in PostgreSQL says who holds it.",
-                statement=error.statement or "",
-            ) from error
-        lost = isinstance(error, (OperationalError, InterfaceError)) and state not in _RETRYABLE
-        if error.connection_invalidated or state in _UNAVAILABLE or lost:
-            raise Unavailable(
-                f"the database does not answer: {text}", mend="Check ORCHESTRATOR_DATABASE_URL and the server."
-            ) from error
-        raise
+    except (DBAPIError, psycopg.Error, sqlite3.Error) as error:
+        meaning = _meaning(error.orig if isinstance(error, DBAPIError) else error)
+        if meaning is None:
+            raise
+        raise meaning from error
+
+
+def _meaning(error: BaseException | None) -> OrchestratorError | None:
+    state = _sqlstate(error)
+    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if state in _MISSING or "no such table" in text or "no such column" in text:
+        return SchemaOutdated(
+            f"the database schema does not fit this version ({text}).", mend="Run: orchestrator migrate"
+        )
+    if state == _LOCKED:
+        return Locked(
+            "a row that this needs is locked by another transaction.",
+            mend="Try again; pg_blocking_pids() in PostgreSQL says who holds it.",
+        )
+    if state in _UNAVAILABLE or (isinstance(error, _AWAY) and state not in _RETRYABLE):
+        return Unavailable(
+            f"the database does not answer: {text}", mend="Check ORCHESTRATOR_DATABASE_URL and the server."
+        )
+    return None

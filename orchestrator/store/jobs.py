@@ -6,30 +6,36 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from psycopg.errors import LockNotAvailable
+
+from orchestrator.domain.errors import SubmitInProgress
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.plan import JobRow
 from orchestrator.domain.states import JobState
 from orchestrator.store import changes
-from orchestrator.store.database import Session
-from orchestrator.store.rows import JOB_COLUMNS, JOB_SELECT, job_row, job_values
+from orchestrator.store.database import Session, Statement
+from orchestrator.store.rows import JOB_SELECT, job_row, job_values
 
-_INSERT = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES ({', '.join(':' + name for name in JOB_COLUMNS)})"
+_TWIN = "ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
 
 
 def insert(session: Session, job: JobRow) -> bool:
-    """Writes a new job; False when another job of the tenant has its idempotency key.
+    """Writes a new job; False when another job of the tenant has its idempotency key."""
+    return job.id in insert_many(session, [job])
 
-    On PostgreSQL this waits for a twin that is not committed yet (at most the session's lock_timeout).
+
+def insert_many(session: Session, new: Sequence[JobRow]) -> set[JobId]:
+    """Writes new jobs; answers those it wrote: the others' idempotency keys are other jobs' of their tenant.
+
+    On PostgreSQL this waits for a twin that is not committed yet, at most the session's lock_timeout; then it raises
+    ``SubmitInProgress``.
     """
-    sql = _INSERT
-    if job.idempotency_key is not None:
-        sql += " ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
-    return session.execute(sql, job_values(job)).rowcount == 1
-
-
-def is_insert(statement: str) -> bool:
-    """Whether ``statement`` is ``insert``'s, which waits for nothing but a twin with its key."""
-    return statement.startswith("INSERT INTO jobs ")
+    try:
+        return {JobId(name) for name in changes.insert_jobs(session, [job_values(job) for job in new], _TWIN)}
+    except LockNotAvailable as error:
+        raise SubmitInProgress(
+            "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
+        ) from error
 
 
 def lock(session: Session, ids: Iterable[JobId]) -> dict[JobId, JobRow]:
@@ -39,11 +45,17 @@ def lock(session: Session, ids: Iterable[JobId]) -> dict[JobId, JobRow]:
 
 def lock_at(session: Session, ids: Iterable[JobId]) -> tuple[dict[JobId, JobRow], float]:
     """Locks the jobs as ``lock`` does; with the database's time."""
-    rows = session.rows(
-        f"SELECT {JOB_SELECT}, {{now}} AS now FROM jobs j WHERE {session.dialect.any_of('j.id', 'ids')} ORDER BY j.id"
-        " {for_update}",
-        {"ids": json.dumps(sorted(set(ids)))},
-    )
+    [rows] = session.together(locking(session, ids))
+    return locked(rows)
+
+
+def locking(session: Session, ids: Iterable[JobId]) -> Statement:
+    """What ``lock_at`` asks; ``locked`` reads the answer."""
+    sql = f"SELECT {JOB_SELECT}, {{now}} AS now FROM jobs j WHERE {session.dialect.any_of('j.id', 'ids')} ORDER BY j.id"
+    return sql + " {for_update}", {"ids": json.dumps(sorted(set(ids)))}
+
+
+def locked(rows: list[dict[str, Any]]) -> tuple[dict[JobId, JobRow], float]:
     now = max((float(row["now"]) for row in rows), default=0.0)
     return {JobId(row["id"]): job_row(row) for row in rows}, now
 
@@ -61,12 +73,31 @@ def get_many(session: Session, ids: Iterable[JobId]) -> dict[JobId, JobRow]:
     return {JobId(row["id"]): job_row(row) for row in rows}
 
 
+def versions(session: Session, ids: Iterable[JobId]) -> dict[JobId, str]:
+    """Which version each of the jobs runs; it never changes."""
+    rows = session.rows(
+        f"SELECT id, version FROM jobs j WHERE {session.dialect.any_of('j.id', 'ids')}",
+        {"ids": json.dumps(sorted(set(ids)))},
+    )
+    return {JobId(row["id"]): row["version"] for row in rows}
+
+
 def by_key(session: Session, tenant: str, key: str) -> JobRow | None:
     row = session.one(
         f"SELECT {JOB_SELECT} FROM jobs j WHERE tenant = :tenant AND idempotency_key = :key",
         {"tenant": tenant, "key": key},
     )
     return None if row is None else job_row(row)
+
+
+def by_keys(session: Session, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], JobRow]:
+    """The jobs with these idempotency keys, each with its tenant."""
+    source = "jsonb_array_elements(CAST(:names AS jsonb)) AS v(value)" if session.postgres else "json_each(:names) AS v"
+    rows = session.rows(
+        f"SELECT {JOB_SELECT} FROM {source} JOIN jobs j ON j.tenant = v.value->>0 AND j.idempotency_key = v.value->>1",
+        {"names": json.dumps(sorted(names))},
+    )
+    return {(row["tenant"], row["idempotency_key"]): job_row(row) for row in rows}
 
 
 def write(session: Session, jobs: Sequence[JobRow]) -> None:

@@ -265,5 +265,11 @@ def same_error(session: Session, operation: Operation) -> dict[str, Any] | None:
 @contextmanager
 def apart(session: Session) -> Iterator[None]:
     """A part of the transaction that may fail alone: what it wrote is undone, the rest goes on."""
-    with session.connection.begin_nested():
+    session.execute("SAVEPOINT apart")
+    try:
         yield
+    except BaseException:
+        session.execute("ROLLBACK TO SAVEPOINT apart")
+        raise
+    finally:
+        session.execute("RELEASE SAVEPOINT apart")

@@ -9,7 +9,7 @@ from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath, Ste
 from orchestrator.domain.plan import StepRow
 from orchestrator.domain.states import JOB_CLAIMABLE, STEP_TERMINAL, StepState
 from orchestrator.store import changes, tables
-from orchestrator.store.database import Session
+from orchestrator.store.database import Session, Statement
 from orchestrator.store.rows import STEP_SELECT, step_row, step_values
 
 _MOVING = ",".join(f"'{state.value}'" for state in sorted(JOB_CLAIMABLE))
@@ -30,42 +30,39 @@ def claim(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: 
     The attempt is counted here, so a step that kills its worker is counted too. Lock order: jobs, then steps.
     """
     ordered = sorted(set(refs), key=lambda r: (r.job_id, r.path))
-    session.execute(
-        "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, {now}) WHERE state = 'queued'"
-        f" AND {session.dialect.any_of('id', 'jobs')}",
-        {"jobs": json.dumps(sorted({ref.job_id for ref in ordered}))},
-    )
+    sql = "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, {now}) WHERE state = 'queued'"
+    names = json.dumps(sorted({ref.job_id for ref in ordered}))
+    start = f"{sql} AND {session.dialect.any_of('id', 'jobs')}", {"jobs": names}
     if session.postgres:
-        return _claim_postgres(session, ordered, owner, lease)
+        _, won = session.together(start, _claim_postgres(ordered, owner, lease))
+        return [step_row(row) for row in won]
+    session.execute(*start)
     won = []
     for ref in ordered:
-        row = session.one(
+        won += session.rows(
             f"UPDATE steps AS s SET {_CLAIM_SET} WHERE job_id = :job AND path = :path AND epoch = :epoch"
             f" AND {changes.STATE} = 'ready' AND {_RUNG}"
             f" AND EXISTS (SELECT 1 FROM jobs j WHERE j.id = :job AND j.state IN ({_MOVING}))"
             " RETURNING *",
             {"job": ref.job_id, "path": ref.path, "epoch": ref.epoch, "owner": owner, "lease": lease},
         )
-        if row is not None:
-            won.append(step_row(row))
-    return won
+    return [step_row(row) for row in won]
 
 
-def _claim_postgres(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: float) -> list[StepRow]:
-    rows = session.rows(
+def _claim_postgres(refs: Sequence[StepRef], owner: Incarnation, lease: float) -> Statement:
+    sql = (
         f"UPDATE steps AS s SET {_CLAIM_SET}"
         " FROM unnest(CAST(:jobs AS text[]), CAST(:paths AS text[]), CAST(:epochs AS int[])) AS v(job, path, epoch),"
         f" jobs j WHERE s.job_id = v.job AND s.path = v.path AND s.epoch = v.epoch AND s.{changes.STATE} = 'ready'"
-        f" AND {_RUNG} AND j.id = v.job AND j.state IN ({_MOVING}) RETURNING {STEP_SELECT}",
-        {
-            "jobs": [ref.job_id for ref in refs],
-            "paths": [ref.path for ref in refs],
-            "epochs": [ref.epoch for ref in refs],
-            "owner": owner,
-            "lease": lease,
-        },
+        f" AND {_RUNG} AND j.id = v.job AND j.state IN ({_MOVING}) RETURNING {STEP_SELECT}"
     )
-    return [step_row(row) for row in rows]
+    return sql, {
+        "jobs": [ref.job_id for ref in refs],
+        "paths": [ref.path for ref in refs],
+        "epochs": [ref.epoch for ref in refs],
+        "owner": owner,
+        "lease": lease,
+    }
 
 
 def unlocked(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> set[tuple[JobId, StepPath]]:
@@ -91,23 +88,30 @@ def load(session: Session, job_id: JobId, paths: Iterable[StepPath]) -> list[Ste
 
 def load_many(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> list[StepRow]:
     """The rows at ``keys``; those that do not exist are left out."""
+    [rows] = session.together(loading(session, keys))
+    return [step_row(row) for row in rows]
+
+
+def loading(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> Statement:
+    """What ``load_many`` asks; each row of the answer is a ``step_row``."""
     pairs = [list(key) for key in sorted(set(keys))]
     source = "jsonb_array_elements(CAST(:keys AS jsonb)) AS v(value)" if session.postgres else "json_each(:keys) AS v"
-    rows = session.rows(
+    return (
         f"SELECT {STEP_SELECT} FROM {source} JOIN steps s ON s.job_id = v.value->>0 AND s.path = v.value->>1",
         {"keys": json.dumps(pairs)},
     )
-    return [step_row(row) for row in rows]
 
 
 def load_held(session: Session, job_id: JobId, parent: StepPath, limit: int) -> list[StepRow]:
     """The next members in line behind ``max_concurrency``."""
-    rows = session.rows(
-        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND parent = :parent AND held AND state = 'pending'"
-        " ORDER BY seq LIMIT :limit",
-        {"job": job_id, "parent": parent, "limit": limit},
-    )
+    [rows] = session.together(loading_held(job_id, parent, limit))
     return [step_row(row) for row in rows]
+
+
+def loading_held(job_id: JobId, parent: StepPath, limit: int) -> Statement:
+    """What ``load_held`` asks."""
+    sql = f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND parent = :parent AND held AND state = 'pending'"
+    return f"{sql} ORDER BY seq LIMIT :limit", {"job": job_id, "parent": parent, "limit": limit}
 
 
 def load_open_below(session: Session, job_id: JobId, top: StepPath) -> dict[StepPath, StepRow]:

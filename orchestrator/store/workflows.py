@@ -29,19 +29,19 @@ def definition(session: Session, version: str) -> str | None:
     return None if found is None else str(found)
 
 
-def newest(session: Session, name: str, version: str | None = None) -> tuple[str, str] | None:
-    """(version, definition) of ``name``: the newest listed, or the listed one whose hash starts with ``version``.
+def newest(session: Session, name: str, version: str | None = None) -> str | None:
+    """A version of ``name``: the newest listed, or the listed one whose hash starts with ``version``.
 
     What came inline with a job is found by its whole hash alone: it is nobody's but its submitter's.
     """
     clause = "AND substr(version, 1, :length) = :version" if version else ""
     if version is None or len(version) < HASH_LENGTH:
         clause += " AND listed_at IS NOT NULL"
-    row = session.one(
-        f"SELECT version, definition FROM workflows WHERE name = :name {clause} ORDER BY listed_at DESC LIMIT 1",
+    found = session.value(
+        f"SELECT version FROM workflows WHERE name = :name {clause} ORDER BY listed_at DESC LIMIT 1",
         {"name": name, "version": version, "length": len(version)} if version else {"name": name},
     )
-    return None if row is None else (row["version"], row["definition"])
+    return None if found is None else str(found)
 
 
 def names(session: Session) -> list[dict[str, object]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from sqlalchemy import event
 from standardwebhooks import Webhook as Signer
 
 from orchestrator.domain.errors import IdempotencyMismatch, NotFound
@@ -15,6 +14,7 @@ from orchestrator.engine import queries, webhooks
 from orchestrator.engine.policy import RefusedByPolicy
 from orchestrator.testing import ListSender
 from tests.support.bench import Bench
+from tests.support.listening import listening
 from tests.support.told import TWO, URL, accept, deliver
 
 
@@ -58,15 +58,9 @@ def test_what_is_no_address_is_refused_before_anything_is_written(bench: Bench, 
 
 def statements(bench: Bench, webhook: Webhook | None) -> list[str]:
     """What the database is asked from a job's submit to its end."""
-    said: list[str] = []
-
-    def hear(_: object, __: object, statement: str, *___: object) -> None:
-        said.append(statement)
-
-    event.listen(bench.db.engine, "before_cursor_execute", hear)
-    bench.submit(TWO, 1, webhook=webhook)
-    bench.drive()
-    event.remove(bench.db.engine, "before_cursor_execute", hear)
+    with listening() as said:
+        bench.submit(TWO, 1, webhook=webhook)
+        bench.drive()
     return said
 
 
