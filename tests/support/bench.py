@@ -32,8 +32,16 @@ from workers.watchdog import Watchdog
 class Bench:
     """``drive`` runs published steps until nothing is left; ``rng`` shuffles them when given."""
 
-    def __init__(self, url: str, *, process: str = "bench-1", seed: int | None = None, in_place: int = 50) -> None:
-        self.clock = Clock()
+    def __init__(
+        self,
+        url: str,
+        *,
+        process: str = "bench-1",
+        seed: int | None = None,
+        in_place: int = 50,
+        clock: Clock | None = None,
+    ) -> None:
+        self.clock = clock or Clock()
         self.db = Database(url)
         migrations.upgrade(self.db)
         self.engine = Engine(self.db, self.clock, Incarnation(process))
