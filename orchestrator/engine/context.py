@@ -64,6 +64,10 @@ class KnownFacts:
         with self._lock:
             return {job_id: self._facts[job_id] for job_id in wanted if job_id in self._facts}
 
+    def missing(self, wanted: Iterable[JobId]) -> set[JobId]:
+        with self._lock:
+            return set(wanted) - self._facts.keys()
+
     def keep(self, facts: Mapping[JobId, Facts]) -> None:
         with self._lock:
             for job_id, fact in facts.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.json_values import loads
@@ -44,12 +45,16 @@ class Claimed:
 
 
 def gather(
-    engine: Engine, session: Session, rows: Sequence[StepRow], known: Iterable[Iterable[StepRow]] = ()
+    engine: Engine,
+    session: Session,
+    rows: Sequence[StepRow],
+    known: Iterable[Iterable[StepRow]] = (),
+    learned: Mapping[JobId, Facts] = MappingProxyType({}),
 ) -> dict[Key, Claimed]:
-    """Everything the execution of ``rows`` reads. ``known``: rows this transaction holds already."""
+    """Everything the execution of ``rows`` reads. ``known`` rows and ``learned`` facts it has already."""
     if not rows:
         return {}
-    facts = _facts(engine, session, {row.job_id for row in rows})
+    facts = {**learned, **_facts(engine, session, {row.job_id for row in rows} - learned.keys())}
     plans = {job_id: engine.plans.get(session, fact.version) for job_id, fact in facts.items()}
     reads: dict[Key, dict[str, StepPath]] = {}
     children: dict[Key, list[StepRow]] = {}
@@ -134,12 +139,16 @@ def _facts(engine: Engine, session: Session, wanted: set[JobId]) -> dict[JobId, 
     found = engine.facts.get(wanted)
     missing = wanted - found.keys()
     if missing:
-        rows = jobs.get_many(session, missing)
-        texts = engine.texts.read(session, (job.input for job in rows.values()))
-        fresh = {job_id: _fact(job, texts) for job_id, job in rows.items()}
-        engine.facts.keep(fresh)
-        found |= fresh
+        found |= learn(engine, session, jobs.get_many(session, missing))
     return found
+
+
+def learn(engine: Engine, session: Session, found: dict[JobId, JobRow]) -> dict[JobId, Facts]:
+    """What never changes of jobs that were just read; kept for those who ask next."""
+    texts = engine.texts.read(session, (job.input for job in found.values()))
+    facts = {job_id: _fact(job, texts) for job_id, job in found.items()}
+    engine.facts.keep(facts)
+    return facts
 
 
 def _fact(job: JobRow, texts: dict[str, str]) -> Facts:

@@ -25,11 +25,11 @@ from orchestrator.domain.states import STEP_MOVES_BY_ITSELF, JobState, StepState
 from orchestrator.engine import breakers
 from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.feed import step_ref
-from orchestrator.engine.gather import Claimed, gather, plans_of
+from orchestrator.engine.gather import Claimed, gather, learn, plans_of
 from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps, waits, webhooks
 from orchestrator.store.changes import Changes
 from orchestrator.store.database import Session
-from orchestrator.store.rows import job_values, step_row, step_values
+from orchestrator.store.rows import job_row, job_values, step_row, step_values
 
 
 class Moved(Exception):
@@ -86,9 +86,14 @@ def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
     """Claims what is still ready of ``refs``. What is missing from the answer belongs to someone else, or to no one."""
 
     def work(session: Session) -> tuple[dict[tuple[JobId, StepPath], Claimed], list[QueueName]]:
-        rows = steps.claim(session, refs, engine.process, engine.lease)
-        behind = [queue for queue in asked if feed.has_backlog(session, queue)]
-        return gather(engine, session, rows), behind
+        unknown = engine.facts.missing(ref.job_id for ref in refs)
+        beside = [feed.asking_for_backlog(queue) for queue in asked]
+        beside += [jobs.getting(session, unknown)] if unknown else []
+        rows, answers = steps.claim(session, refs, engine.process, engine.lease, *beside)
+        found = answers.pop() if unknown else []
+        learned = learn(engine, session, {JobId(row["id"]): job_row(row) for row in found})
+        claimed = gather(engine, session, rows, learned=learned)
+        return claimed, [queue for queue, some in zip(asked, answers, strict=True) if some]
 
     asked = engine.feed.unsure({ref.queue for ref in refs})
     found, behind = engine.db.run(work)

@@ -7,7 +7,7 @@ job; with another body it is refused.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ from orchestrator.store.rows import job_values, step_values
 
 #: Characters allowed nowhere in a key: it is shown in logs and headers.
 KEY_LIMIT = 255
+#: Seconds for which a submit waits for a twin that has not committed.
+TWIN = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +155,7 @@ def accept(
 
     Without ``going`` their steps are left to the safety net.
     """
-    now = session.now()
-    drafts = _drafts(engine, session, submissions, now)
+    now, drafts = _drafts(engine, session, submissions)
     named = _insert_named(engine, session, drafts)
     won = [draft.job if draft.name is None else named[draft.name] for draft in drafts]
     made = [draft for draft, job in zip(drafts, won, strict=True) if job is draft.job]
@@ -177,14 +178,20 @@ def accept(
     ]
 
 
-def _drafts(engine: Engine, session: Session, submissions: Sequence[Submission], now: float) -> list[_Draft]:
+def _drafts(engine: Engine, session: Session, submissions: Sequence[Submission]) -> tuple[float, list[_Draft]]:
     """Everything that can be wrong with a submission is said here, before anything is written but its definition."""
+    names = sorted({one.workflow for one in submissions if isinstance(one.workflow, str)})
+    [clock], *answers = session.together(
+        ("SELECT {now} AS now", {}), *(workflows.finding(*_wanted(name)) for name in names)
+    )
+    now = float(clock["now"])
+    versions = {name: workflows.found(rows) for name, rows in zip(names, answers, strict=True)}
     resolved: dict[tuple[str, int | str], tuple[str, Plan, Workflow]] = {}
     drafts = []
     for one in submissions:
         which = one.tenant, one.workflow if isinstance(one.workflow, str) else id(one.workflow)
         if which not in resolved:
-            resolved[which] = _resolve(engine, session, one)
+            resolved[which] = _resolve(engine, session, one, versions)
         version, plan, workflow = resolved[which]
         text = _input_text(engine, workflow, one.input)
         body = [version, text, one.priority, one.tags, one.deadline]
@@ -204,7 +211,12 @@ def _drafts(engine: Engine, session: Session, submissions: Sequence[Submission],
         for row in rows:
             row.ready_at = now if row.state is StepState.READY else None
         drafts.append(_Draft(one, job, rows))
-    return drafts
+    return now, drafts
+
+
+def _wanted(workflow: str) -> tuple[str, str | None]:
+    name, _, version = workflow.partition("@")
+    return name, version or None
 
 
 def _insert_named(engine: Engine, session: Session, drafts: Sequence[_Draft]) -> dict[tuple[str, str], JobRow]:
@@ -216,10 +228,9 @@ def _insert_named(engine: Engine, session: Session, drafts: Sequence[_Draft]) ->
     fresh = [job for name, job in named.items() if name not in known]
     if not fresh:
         return known
-    if session.postgres:
-        session.execute("SET LOCAL lock_timeout = '2s'")
     payloads.write(session, [job.input for job in fresh], engine.sizes.compress_bytes)
-    inserted = jobs.insert_many(session, fresh)
+    with session.patience(TWIN):
+        inserted = jobs.insert_many(session, fresh)
     late = [name for name, job in named.items() if name not in known and job.id not in inserted]
     others = jobs.by_keys(session, late) if late else {}
     if len(others) < len(late):
@@ -244,12 +255,14 @@ def _write(engine: Engine, session: Session, made: Sequence[_Draft]) -> None:
     changes.write(session, written)
 
 
-def _resolve(engine: Engine, session: Session, submission: Submission) -> tuple[str, Plan, Workflow]:
+def _resolve(
+    engine: Engine, session: Session, submission: Submission, versions: Mapping[str, str | None]
+) -> tuple[str, Plan, Workflow]:
+    """``versions``: what was found of each name."""
     if isinstance(submission.workflow, Workflow):
         version, plan = _store(engine, session, submission.workflow, submission.tenant)
         return version, plan, submission.workflow
-    name, _, wanted = submission.workflow.partition("@")
-    found = workflows.newest(session, name, wanted or None)
+    found = versions[submission.workflow]
     if found is None:
         known = sorted({str(row["name"]) for row in workflows.names(session)})
         raise NotFound(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session as OrmSession
 
 from orchestrator.domain.errors import ConfigError, OrchestratorError, SchemaOutdated, SubmitInProgress, Unavailable
@@ -41,9 +42,9 @@ def bind(connection: object) -> Bound:
         connection.exec_driver_sql("SELECT 1")  # SQLAlchemy must know of the transaction, or it will not commit it
         raw: object = connection.connection.dbapi_connection
         _open_transaction(raw)
-        return Bound(_AlchemySession(connection, _dialect(raw)))
+        return Bound(_AlchemySession(connection, _dialect(raw)), raw)
     _open_transaction(connection)
-    return Bound(Session(connection, _dialect(connection)))
+    return Bound(Session(connection, _dialect(connection)), connection)
 
 
 def _dialect(raw: object) -> Dialect:
@@ -84,32 +85,31 @@ class Bound(Database):
     #: An input stands in its job's row whatever its size: a shared payload would be a lock on somebody else's.
     sizes = PayloadSizes(inline_bytes=2**31)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, raw: object) -> None:
         self._session = session
+        self._raw = raw
         self.dialect = session.dialect
 
     def writer(self) -> Incarnation:
         """Whose counters these are: two open transactions never share a row."""
-        number = self._session.value("SELECT pg_backend_pid()") if self._session.postgres else "file"
-        return Incarnation(f"sql-{number}")
+        inner = _psycopg(self._raw)
+        return Incarnation(f"sql-{'file' if inner is None else inner.info.backend_pid}")
 
     @contextmanager
     def connect(self, *, readonly: bool = False) -> Iterator[Session]:  # noqa: ARG002 - the base's words
         """A savepoint: released at the end of the block, rolled back if it raises."""
         session = self._session
         with _explained(), translated() if isinstance(session, _AlchemySession) else nullcontext():
-            before = session.value("SELECT current_setting('lock_timeout')") if session.postgres else None
-            session.execute(f"SAVEPOINT {_SAVEPOINT}")
             try:
-                _check_schema(session)
+                _, version = session.together((f"SAVEPOINT {_SAVEPOINT}", {}), (_VERSION, {}))
+                _check_schema(version)
                 yield session
             except BaseException:
-                session.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-                session.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+                with suppress(psycopg.Error, sqlite3.Error, DBAPIError):  # no savepoint: what failed says more
+                    session.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+                    session.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
                 raise
             session.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
-            if before is not None:  # a submit with a key sets it for the transaction, which is not ours
-                session.value("SELECT set_config('lock_timeout', :before, true)", {"before": before})
 
     def run(self, work: Callable[[Session], T], *, readonly: bool = False, attempts: int = 1) -> T:  # noqa: ARG002
         """Runs ``work`` once: whether the transaction is tried again is its owner's to say."""
@@ -120,8 +120,8 @@ class Bound(Database):
         """The connection is not ours."""
 
 
-def _check_schema(session: Session) -> None:
-    found = session.value(_VERSION)
+def _check_schema(rows: Sequence[Mapping[str, Any]]) -> None:
+    found = rows[0]["version_num"] if rows else None
     if found != migrations.head():
         raise SchemaOutdated(
             f"the connection's database has schema {found}, this version needs {migrations.head()}.",
@@ -169,7 +169,8 @@ class _AlchemySession(Session):
         return int(self.raw.exec_driver_sql(self.dialect.sql(sql), [dict(v) for v in values]).rowcount)
 
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._ask(sql, values).mappings()]
+        found = self._ask(sql, values)
+        return [dict(row) for row in found.mappings()] if found.returns_rows else []
 
     def _ask(self, sql: str, values: Mapping[str, Any] | None, *, named: bool = False) -> Any:  # noqa: ARG002
         return self.raw.exec_driver_sql(self.dialect.sql(sql), dict(values or {}))

@@ -219,6 +219,17 @@ class Session:
         row = self.execute(sql, values).fetchone()
         return None if row is None else row[0]
 
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Within the block a locked row is waited for so long. After an error the transaction is over in any case."""
+        if not self.postgres:
+            yield
+            return
+        config = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', :wanted, true)"
+        before = self.value(config, {"wanted": f"{int(seconds * 1000)}ms"})
+        yield
+        self.value("SELECT set_config('lock_timeout', :before, true)", {"before": before})
+
     def now(self) -> float:
         return float(self.value("SELECT {now}"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.store import breakers
-from orchestrator.store.database import Session
+from orchestrator.store.database import Session, Statement
 
 _BACKLOG = "queue = :queue AND state = 'ready' AND dispatched_at IS NULL"
 #: More than any queue holds.
@@ -43,8 +43,9 @@ def outstanding(session: Session, queue: QueueName) -> int:
     return int(session.value(sql, {"queue": queue}))
 
 
-def has_backlog(session: Session, queue: QueueName) -> bool:
-    return bool(session.value(f"SELECT EXISTS (SELECT 1 FROM steps WHERE {_BACKLOG})", {"queue": queue}))
+def asking_for_backlog(queue: QueueName) -> Statement:
+    """One row if ``queue`` has a backlog, else none."""
+    return f"SELECT 1 AS one FROM steps WHERE {_BACKLOG} LIMIT 1", {"queue": queue}
 
 
 def tenants(session: Session, queue: QueueName) -> list[str]:

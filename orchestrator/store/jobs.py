@@ -66,11 +66,14 @@ def get(session: Session, job_id: JobId) -> JobRow | None:
 
 
 def get_many(session: Session, ids: Iterable[JobId]) -> dict[JobId, JobRow]:
-    rows = session.rows(
-        f"SELECT {JOB_SELECT} FROM jobs j WHERE {session.dialect.any_of('j.id', 'ids')}",
-        {"ids": json.dumps(sorted(set(ids)))},
-    )
+    [rows] = session.together(getting(session, ids))
     return {JobId(row["id"]): job_row(row) for row in rows}
+
+
+def getting(session: Session, ids: Iterable[JobId]) -> Statement:
+    """What ``get_many`` asks; each row of the answer is a ``job_row``."""
+    sql = f"SELECT {JOB_SELECT} FROM jobs j WHERE {session.dialect.any_of('j.id', 'ids')}"
+    return sql, {"ids": json.dumps(sorted(set(ids)))}
 
 
 def versions(session: Session, ids: Iterable[JobId]) -> dict[JobId, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.plan import StepRow
@@ -22,8 +23,12 @@ _CLAIM_SET = (
 _RUNG = "(NOT s.limited OR s.dispatched_at IS NOT NULL)"
 
 
-def claim(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: float) -> list[StepRow]:
+def claim(
+    session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: float, *beside: Statement
+) -> tuple[list[StepRow], list[list[dict[str, Any]]]]:
     """Takes those of ``refs`` that are ready in the named epoch, in jobs that move; each gets a new fence and a lease.
+
+    ``beside``: what else is asked with it; answers the rows of each too.
 
     A step of a metered agent is taken only while it is rung: what was called back (its breaker opened) stays.
 
@@ -34,8 +39,8 @@ def claim(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: 
     names = json.dumps(sorted({ref.job_id for ref in ordered}))
     start = f"{sql} AND {session.dialect.any_of('id', 'jobs')}", {"jobs": names}
     if session.postgres:
-        _, won = session.together(start, _claim_postgres(ordered, owner, lease))
-        return [step_row(row) for row in won]
+        _, won, *answers = session.together(start, _claim_postgres(ordered, owner, lease), *beside)
+        return [step_row(row) for row in won], answers
     session.execute(*start)
     won = []
     for ref in ordered:
@@ -46,7 +51,7 @@ def claim(session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: 
             " RETURNING *",
             {"job": ref.job_id, "path": ref.path, "epoch": ref.epoch, "owner": owner, "lease": lease},
         )
-    return [step_row(row) for row in won]
+    return [step_row(row) for row in won], session.together(*beside)
 
 
 def _claim_postgres(refs: Sequence[StepRef], owner: Incarnation, lease: float) -> Statement:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.domain.breaker import provider_of
 from orchestrator.domain.workflow import Agent
-from orchestrator.store.database import Session
+from orchestrator.store.database import Session, Statement
 
 #: Characters of a version.
 HASH_LENGTH = 32
@@ -34,14 +34,21 @@ def newest(session: Session, name: str, version: str | None = None) -> str | Non
 
     What came inline with a job is found by its whole hash alone: it is nobody's but its submitter's.
     """
+    [rows] = session.together(finding(name, version))
+    return found(rows)
+
+
+def finding(name: str, version: str | None) -> Statement:
+    """What ``newest`` asks; ``found`` reads the answer."""
     clause = "AND substr(version, 1, :length) = :version" if version else ""
     if version is None or len(version) < HASH_LENGTH:
         clause += " AND listed_at IS NOT NULL"
-    found = session.value(
-        f"SELECT version FROM workflows WHERE name = :name {clause} ORDER BY listed_at DESC LIMIT 1",
-        {"name": name, "version": version, "length": len(version)} if version else {"name": name},
-    )
-    return None if found is None else str(found)
+    sql = f"SELECT version FROM workflows WHERE name = :name {clause} ORDER BY listed_at DESC LIMIT 1"
+    return sql, {"name": name, "version": version, "length": len(version)} if version else {"name": name}
+
+
+def found(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    return str(rows[0]["version"]) if rows else None
 
 
 def names(session: Session) -> list[dict[str, object]]:

@@ -58,10 +58,10 @@ def test_what_is_no_address_is_refused_before_anything_is_written(bench: Bench, 
 
 def statements(bench: Bench, webhook: Webhook | None) -> list[str]:
     """What the database is asked from a job's submit to its end."""
-    with listening() as said:
+    with listening() as heard:
         bench.submit(TWO, 1, webhook=webhook)
         bench.drive()
-    return said
+    return heard.said
 
 
 def test_a_job_without_a_webhook_asks_the_database_nothing_more(bench: Bench) -> None:

@@ -9,34 +9,34 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-from sqlalchemy import Connection, event
 
 from orchestrator.domain.ids import QueueName, StepRef
 from orchestrator.store import tables
 from orchestrator.store.database import Database, Session
 from orchestrator.testing import ListDispatcher
+from tests.support.listening import listening
 
-FIGURES = ("statements", "commits", "messages", "rows")
+FIGURES = ("statements", "trips", "commits", "messages", "rows")
 #: Of a statement this much is shown.
 SHOWN = 150
 
 
 @dataclass(slots=True)
 class Cost:
-    """``statements``: sent by this process; one that is run for many rows is one. ``commits``: of transactions that may
-    write, so they wait for a disk. ``messages``: handed to the broker. ``rows``: inserted, updated or deleted.
+    """``statements``: sent by this process; one that is run for many rows is one. ``trips``: waits for an answer to one
+    statement, or to several sent together. ``commits``: of transactions that may write, so they wait for a disk.
+    ``messages``: handed to the broker. ``rows``: inserted, updated or deleted.
     """
 
     said: Counter[str] = field(default_factory=Counter)
     written: Counter[str] = field(default_factory=Counter)
+    trips: int = 0
     commits: int = 0
     messages: int = 0
 
     @property
     def figures(self) -> dict[str, int]:
-        counts = (self.said.total(), self.commits, self.messages, self.written.total())
+        counts = (self.said.total(), self.trips, self.commits, self.messages, self.written.total())
         return dict(zip(FIGURES, counts, strict=True))
 
     def __str__(self) -> str:
@@ -66,33 +66,20 @@ class Tally:
     def __init__(self, db: Database, dispatcher: CountedDispatcher) -> None:
         self._db = db
         self._dispatcher = dispatcher
-        self._cost: Cost | None = None
         db.run(_count_rows)
-        event.listen(db.engine, "before_cursor_execute", self._on_statement)
-        event.listen(db.engine, "commit", self._on_commit)
 
     @contextmanager
     def counting(self) -> Iterator[Cost]:
         """What happens within the block, in whatever thread; complete once the block is left."""
         self._db.run(lambda session: session.execute("DELETE FROM tally"))
         before, cost = self._dispatcher.count, Cost()
-        self._cost = cost
-        try:
+        with listening() as heard:
             yield cost
-        finally:
-            self._cost = None
+        cost.trips, cost.commits = heard.trips, heard.commits
+        cost.said.update(" ".join(text.split())[:SHOWN] for text in heard.said)
         cost.messages = self._dispatcher.count - before
         rows = self._db.run(lambda session: session.rows("SELECT what, count(*) AS n FROM tally GROUP BY what"))
         cost.written.update({row["what"]: row["n"] for row in rows})
-
-    def _on_statement(self, _connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if self._cost is not None and not statement.startswith("BEGIN"):
-            text = " ".join(statement.split())
-            self._cost.said[text if len(text) <= SHOWN else f"{text[:SHOWN]}…"] += 1
-
-    def _on_commit(self, connection: Connection) -> None:
-        if self._cost is not None and not connection.get_execution_options().get("readonly"):
-            self._cost.commits += 1
 
 
 def _count_rows(session: Session) -> None:
