@@ -210,7 +210,7 @@ class Session:
             return [self.rows(sql, values) for sql, values in asked]
         with self.raw.pipeline():
             cursors = [self._ask(sql, values, named=True) for sql, values in asked]
-        return [list(cursor.fetchall()) if cursor.description else [] for cursor in cursors]
+        return [list(cursor.fetchall()) if cursor.pgresult.nfields else [] for cursor in cursors]
 
     def one(self, sql: str, values: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         return next(iter(self.rows(sql, values)), None)
