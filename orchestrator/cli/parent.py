@@ -49,6 +49,8 @@ class Parent:
         self._clock = clock or Clock()
         self._stop = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
+        #: Made now: a death is no time to load Celery.
+        self._app = bootstrap.build_app(settings)
 
     def run(self) -> int:
         """Keeps a child alive until SIGTERM or SIGINT; answers the exit code."""
@@ -123,7 +125,7 @@ class Parent:
                 return
 
     def _engine(self) -> Engine:
-        return bootstrap.build_engine(self._settings, "parent")
+        return bootstrap.build_engine(self._settings, "parent", app=self._app)
 
 
 def pause(short_lives: int) -> float:
