@@ -97,6 +97,7 @@ def make_app(
             mend=f"Begin it with {', '.join(f'{known}://' for known in SCHEMES)}.",
         )
     clock = clock or Clock()
+    transport_class(scheme)  # its driver is loaded here, at the start, and not when the first message is due
     app = Celery("orchestrator", amqp=StepAMQP, set_as_current=False)
     app.orchestrator_pulse = Pulse(clock)
     app.orchestrator_guard = guard_of(app)
