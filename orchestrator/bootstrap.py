@@ -7,9 +7,8 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.canvas.app import make_app
 from orchestrator.canvas.dead_messages import DeadMessages
 from orchestrator.canvas.dispatch import KombuDispatcher
 from orchestrator.clock import Clock
@@ -25,15 +24,19 @@ from orchestrator.engine.reconcile import Reconciler, Rhythm
 from orchestrator.engine.reroute import reroute
 from orchestrator.engine.retention import Policy as RetentionPolicy
 from orchestrator.engine.retention import Retention
-from orchestrator.ports import Sender
+from orchestrator.ports import Dispatcher, Sender
 from orchestrator.settings import Settings
 from orchestrator.store import life, migrations
 from orchestrator.store.database import Database
 from orchestrator.store.payloads import PayloadSizes
-from orchestrator.telemetry.metrics import Meters
+
+if TYPE_CHECKING:
+    from orchestrator.telemetry.metrics import Meters
 
 #: A worker's parent names its child's life, so that it can bury it.
 INCARNATION = "ORCHESTRATOR_INCARNATION"
+#: Told of steps that were not published, or perhaps not.
+OnLost = Callable[[Sequence[StepRef]], None]
 
 
 def open_database(settings: Settings, *, application: str = "orchestrator") -> Database:
@@ -57,6 +60,9 @@ def new_incarnation(role: str, clock: Clock) -> Incarnation:
 
 def build_app(settings: Settings, queues: Sequence[str] | None = None, concurrency: int | None = None) -> Any:
     """The Celery application that publishes and, in a worker, consumes."""
+    # Celery, kombu and the broker's driver are loaded here: who neither publishes nor consumes never pays for them.
+    from orchestrator.canvas.app import make_app
+
     return make_app(
         settings.broker_url.get_secret_value(),
         queues=tuple(queues or settings.worker_queues),
@@ -70,6 +76,7 @@ def build_engine(
     role: str,
     *,
     app: Any = None,
+    dispatcher: Callable[[OnLost], Dispatcher] | None = None,
     db: Database | None = None,
     process: Incarnation | None = None,
     meters: Meters | None = None,
@@ -77,6 +84,7 @@ def build_engine(
 ) -> Engine:
     """The engine of a process of ``role``, its feed running. Close with ``close_engine``.
 
+    ``dispatcher`` makes what publishes, from what it tells of losses; by default Celery, through ``app``.
     Raises ``SchemaOutdated`` and ``Unavailable``.
     """
     clock = Clock()
@@ -103,8 +111,8 @@ def build_engine(
         feed[0].lost(refs)
 
     on_broker = meters.broker if meters is not None else (lambda _up: None)
-    dispatcher = KombuDispatcher(app or build_app(settings), lost, on_broker)
-    feed.append(Feed(db, dispatcher, clock, settings.tenant_weights))
+    publisher = dispatcher(lost) if dispatcher else KombuDispatcher(app or build_app(settings), lost, on_broker)
+    feed.append(Feed(db, publisher, clock, settings.tenant_weights))
     engine.feed = feed[0]
     engine.feed.on_held = partial(reroute, engine)
     engine.feed.start()

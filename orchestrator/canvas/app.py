@@ -11,7 +11,7 @@ from celery.app.amqp import AMQP, Queues
 from kombu.connection import Connection as KombuConnection
 from kombu.entity import Exchange, Queue
 
-from orchestrator.canvas import inprocess, rabbit, transport
+from orchestrator.canvas import inprocess
 from orchestrator.canvas.guard import Guard
 from orchestrator.canvas.messages import DEAD_QUEUE
 from orchestrator.canvas.pulse import Pulse
@@ -19,14 +19,8 @@ from orchestrator.canvas.runtime import runtime_of
 from orchestrator.clock import Clock
 from orchestrator.domain.errors import ConfigError
 
-#: Our transports, by the scheme of the broker's URL.
-TRANSPORTS: Final[dict[str, type]] = {
-    "redis": transport.Transport,
-    "rediss": transport.Transport,
-    "memory": inprocess.Transport,
-    "amqp": rabbit.Transport,
-    "amqps": rabbit.SSLTransport,
-}
+#: How the URL of a broker we know begins.
+SCHEMES: Final = ("redis", "rediss", "memory", "amqp", "amqps")
 #: Seconds after which a broker that is silent on a new connection, or on a command, counts as gone.
 CONNECT_SECONDS: Final = 3.0
 COMMAND_SECONDS: Final = 5.0
@@ -37,11 +31,26 @@ HEALTH_SECONDS: Final = 4
 DELIVERY_LIMIT: Final = 5
 
 
+def transport_class(scheme: str) -> type:
+    """Our transport for one of ``SCHEMES``. Loads the driver of that broker and of no other."""
+    match scheme:
+        case "memory":
+            return inprocess.Transport
+        case "redis" | "rediss":
+            from orchestrator.canvas import transport
+
+            return transport.Transport
+        case _:
+            from orchestrator.canvas import rabbit
+
+            return rabbit.SSLTransport if scheme == "amqps" else rabbit.Transport
+
+
 class StepConnection(KombuConnection):
     """A kombu connection on our transports, without touching kombu's table of them, which all apps share."""
 
     def get_transport_cls(self) -> Any:
-        return TRANSPORTS[self.transport_cls]
+        return transport_class(self.transport_cls)
 
 
 class StepQueues(Queues):
@@ -82,12 +91,13 @@ def make_app(
     Raises ``ConfigError`` for a URL of another kind.
     """
     scheme = broker_url.partition("://")[0]
-    if scheme not in TRANSPORTS or ";" in broker_url:
+    if scheme not in SCHEMES or ";" in broker_url:
         raise ConfigError(
             "ORCHESTRATOR_BROKER_URL is not one URL of a broker we know.",
-            mend=f"Begin it with {', '.join(f'{known}://' for known in TRANSPORTS)}.",
+            mend=f"Begin it with {', '.join(f'{known}://' for known in SCHEMES)}.",
         )
     clock = clock or Clock()
+    transport_class(scheme)  # its driver is loaded here, at the start, and not when the first message is due
     app = Celery("orchestrator", amqp=StepAMQP, set_as_current=False)
     app.orchestrator_pulse = Pulse(clock)
     app.orchestrator_guard = guard_of(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator import bootstrap
 from orchestrator.cli.desk import Row
 from orchestrator.domain.errors import NotFound, SchemaOutdated
-from orchestrator.domain.ids import JobId, StepPath
+from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.states import JobState
 from orchestrator.domain.webhook import Webhook
@@ -53,12 +53,31 @@ def engine_for_shell(settings: Settings | None = None) -> Iterator[Engine]:
         engine.db.close()
 
 
-def silent_engine(settings: Settings) -> Engine:
+def silent_engine(settings: Settings, role: str = "shell", *, check_schema: bool = True) -> Engine:
     """Its feed is closed: a shell is gone before a broker would answer, and memory:// would answer nobody."""
     require_file(settings)
-    engine = bootstrap.build_engine(settings, "shell")
+    engine = bootstrap.build_engine(settings, role, dispatcher=Silence, check_schema=check_schema)
     engine.feed.close()
     return engine
+
+
+class Silence:
+    """A ``ports.Dispatcher`` without a broker: what it is to publish is lost at once, and back in the backlog."""
+
+    def __init__(self, on_lost: bootstrap.OnLost) -> None:
+        self._on_lost = on_lost
+
+    def publish(self, refs: Sequence[StepRef]) -> None:
+        self._on_lost(refs)
+
+    def publish_marker(self, queue: QueueName, number: int) -> None:
+        """A marker that is not sent says nothing."""
+
+    def broker_epoch(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 def require_file(settings: Settings) -> None:

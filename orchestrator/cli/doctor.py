@@ -14,17 +14,17 @@ def doctor(as_json: Json = False) -> None:
     """Find what is misconfigured or stuck, with its mend. Exit 1 if anything is an error."""
     from orchestrator import bootstrap
     from orchestrator.canvas.checkup import broker_facts
-    from orchestrator.cli.direct import require_file
+    from orchestrator.cli.direct import silent_engine
     from orchestrator.engine.doctor import doctor as examine
     from orchestrator.settings import Settings
 
     settings = Settings.load()
-    require_file(settings)
-    app = bootstrap.build_app(settings)
-    engine = bootstrap.build_engine(settings, "doctor", app=app, check_schema=False)
-    engine.feed.close()
+    engine = silent_engine(settings, "doctor", check_schema=False)
     try:
-        found = [asdict(finding) for finding in examine(engine, settings, lambda: broker_facts(app))]
+        found = [
+            asdict(finding)
+            for finding in examine(engine, settings, lambda: broker_facts(bootstrap.build_app(settings)))
+        ]
     finally:
         engine.db.close()
     put(found, as_json, lambda rows: "\n".join(map(paragraph, rows)))

@@ -134,10 +134,10 @@ def read_webhook(url: str | None, events: list[str] | None) -> Row | None:
 
 
 def read_deadline(text: str | None) -> float | None:
-    from orchestrator.domain.workflow import parse_duration
-
     if text is None:
         return None
+    from orchestrator.domain.workflow import parse_duration
+
     try:
         return float(str(parse_duration(text)))
     except ValueError as error:

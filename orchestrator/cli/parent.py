@@ -49,6 +49,9 @@ class Parent:
         self._clock = clock or Clock()
         self._stop = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
+        # Made now, though they connect to nothing: a death is no time to load Celery and the drivers.
+        self._app = bootstrap.build_app(settings)
+        self._db = bootstrap.open_database(settings, application="orchestrator-parent")
 
     def run(self) -> int:
         """Keeps a child alive until SIGTERM or SIGINT; answers the exit code."""
@@ -123,7 +126,7 @@ class Parent:
                 return
 
     def _engine(self) -> Engine:
-        return bootstrap.build_engine(self._settings, "parent")
+        return bootstrap.build_engine(self._settings, "parent", app=self._app, db=self._db)
 
 
 def pause(short_lives: int) -> float:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from orchestrator.cli.desk import Row
 from orchestrator.client import Client, Job
 from orchestrator.client.calls import Call, dead_letters, events_path
 from orchestrator.domain.json_values import dumps
-from orchestrator.domain.workflow import Workflow
 from orchestrator.settings import Settings
-from orchestrator.store.operations import LetterFilter
+
+if TYPE_CHECKING:
+    from orchestrator.domain.workflow import Workflow
+    from orchestrator.store.operations import LetterFilter
 
 #: Events in one answer, at most.
 PAGE = 500

@@ -11,14 +11,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cel
-
-from orchestrator.domain import cel_source
+from orchestrator.domain import cel_engine, cel_source
 from orchestrator.domain.cel_source import Facts, SourceError
 from orchestrator.domain.cel_values import CelError, check_work, describe, follow, guarded, plain, show
 from orchestrator.domain.errors import UsageError
+
+if TYPE_CHECKING:
+    import cel
 
 _OPEN = "${{"
 _ESCAPED = "$${{"
@@ -66,7 +67,7 @@ class Expression:
         try:
             # The caps come first: what they refuse could overflow the parser's stack and end the process.
             cel_source.check_caps(source)
-            program = guarded(lambda: cel.compile(source))
+            program = guarded(lambda: cel_engine.load().compile(source))
             facts = cel_source.analyse(source)
         except SourceError as error:
             raise ExpressionError(f"{error}: `{_shorten(source)}`", source) from None

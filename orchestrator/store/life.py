@@ -9,13 +9,14 @@ from __future__ import annotations
 import fcntl
 import logging
 from pathlib import Path
-from typing import IO, Any
-
-import psycopg
+from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.domain.ids import Incarnation
 from orchestrator.store.database import Database
 from orchestrator.store.workers import lock_number
+
+if TYPE_CHECKING:
+    import psycopg
 
 log = logging.getLogger("orchestrator.life")
 
@@ -40,6 +41,8 @@ class LifeLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _hold_postgres(self) -> None:
+        import psycopg  # SQLite needs no driver of PostgreSQL's
+
         if self._connection is not None:
             try:
                 standby = self._connection.execute("SELECT pg_is_in_recovery()").fetchone()

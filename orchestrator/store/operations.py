@@ -10,10 +10,12 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.ids import JobId, StepPath
-from orchestrator.store.database import Session
+
+if TYPE_CHECKING:  # the filter is also the shell's, which over HTTP needs no SQL
+    from orchestrator.store.database import Session
 
 #: The tenant of an operation over all of them.
 EVERYONE: Final = "*"

@@ -1,18 +1,24 @@
-"""Schema changes, by Alembic. Each says whether it is safe before or after the new code runs (``SAFE``)."""
+"""Schema changes, by Alembic. Each says whether it is safe before or after the new code runs (``SAFE``).
+
+A change's file begins with its revision, and a later one has the greater number: so what a database has and what it
+needs are compared without Alembic, which is loaded only where there is something to change.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
 
 from orchestrator.clock import Clock
 from orchestrator.domain.errors import Locked, SchemaOutdated
 from orchestrator.store.database import Database, translated
 from orchestrator.store.tables import VERSION_TABLE
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 #: The PostgreSQL advisory lock that keeps two migrations apart.
 LOCK = 7_305_112_004
@@ -21,21 +27,32 @@ LOCK_WAIT, LOCK_PAUSE, TRIES = 0.5, 0.5, 60
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.set_main_option("path_separator", "os")
     return config
 
 
+@cache
+def revisions() -> tuple[str, ...]:
+    """Every revision this code knows, the oldest first."""
+    return tuple(sorted(path.name.partition("_")[0] for path in Path(__file__).parent.glob("versions/[0-9]*_*.py")))
+
+
 def head() -> str:
     """The revision this code needs."""
-    return str(ScriptDirectory.from_config(_config()).get_current_head())
+    return revisions()[-1]
 
 
 def current(db: Database) -> str | None:
     """The revision the database has; None for an empty one."""
     with translated(), db.engine.connect() as connection:
-        return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+        found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
+    return None if found is None else str(found)
 
 
 def upgrade(db: Database) -> tuple[str | None, str]:
@@ -59,6 +76,8 @@ def upgrade(db: Database) -> tuple[str | None, str]:
 
 
 def _upgrade(db: Database) -> None:
+    from alembic import command
+
     config = _config()
     with translated(), db.engine.connect() as connection:
         if db.dialect.name == "postgresql":
@@ -86,8 +105,7 @@ def check(db: Database) -> None:
         return
     if found is None:
         raise SchemaOutdated("the database has no schema yet.", mend="Run: orchestrator migrate")
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if found in known:
+    if found in revisions():
         raise SchemaOutdated(
             f"the database schema is at {found}, this version needs {head()}.", mend="Run: orchestrator migrate"
         )
