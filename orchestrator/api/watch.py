@@ -21,7 +21,7 @@ from orchestrator.domain.states import JOB_TERMINAL
 from orchestrator.engine import queries
 from orchestrator.engine.context import Engine
 from orchestrator.store import history, jobs
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 log = logging.getLogger("orchestrator.api")
 

@@ -34,8 +34,8 @@ from orchestrator.engine import (
 from orchestrator.engine.context import Engine
 from orchestrator.settings import Settings
 from orchestrator.store import desk, workflows
-from orchestrator.store.database import Session
 from orchestrator.store.operations import LetterFilter
+from orchestrator.store.session import Session
 
 #: Whoever reaches the database owns it: the shell sees every tenant, and submits as this one.
 TENANT = "default"

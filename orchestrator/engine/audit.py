@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.engine.context import Engine
 from orchestrator.store import audit
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 
 def note(

@@ -27,8 +27,8 @@ from orchestrator.engine.context import Engine
 from orchestrator.store import breakers as sql
 from orchestrator.store import steps
 from orchestrator.store.changes import Row
-from orchestrator.store.database import Session
 from orchestrator.store.feed import queues_with_backlog
+from orchestrator.store.session import Session
 
 #: Seconds that a person may leave an agent alone.
 LONGEST_BY_HAND = 7 * 86_400.0

@@ -15,7 +15,7 @@ from orchestrator.engine.context import Engine
 from orchestrator.engine.missing import no_job
 from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import jobs, steps
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 
 def cancel(

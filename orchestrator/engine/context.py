@@ -17,8 +17,9 @@ from orchestrator.domain.planner import compile_plan
 from orchestrator.domain.workflow import Agent, Workflow
 from orchestrator.engine.texts import Texts
 from orchestrator.store import workflows
-from orchestrator.store.database import Database, Session
+from orchestrator.store.database import Database
 from orchestrator.store.payloads import PayloadSizes
+from orchestrator.store.session import Session
 
 if TYPE_CHECKING:
     from orchestrator.engine.feed import Feed

@@ -19,9 +19,9 @@ from orchestrator.engine.context import Engine
 from orchestrator.engine.edits import Edit
 from orchestrator.store import desk, history, jobs, payloads, steps, webhooks
 from orchestrator.store.changes import Changes, write
-from orchestrator.store.database import Session
 from orchestrator.store.history import CounterKey
 from orchestrator.store.rows import job_values
+from orchestrator.store.session import Session
 
 
 def get(engine: Engine, letter_id: str, tenant: str | None = None) -> dict[str, Any]:

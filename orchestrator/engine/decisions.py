@@ -18,7 +18,7 @@ from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import history, jobs, steps, waits
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 
 def get(engine: Engine, wait_id: str, tenant: str | None = None) -> dict[str, Any]:

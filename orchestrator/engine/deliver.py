@@ -30,7 +30,7 @@ from orchestrator.engine.policy import Policy, RefusedByPolicy, enforce_address
 from orchestrator.engine.queries import event_view
 from orchestrator.ports import Message, Reply, Sender
 from orchestrator.store import webhooks
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 from orchestrator.store.webhooks import Claim
 
 log = logging.getLogger("orchestrator.webhooks")

@@ -15,7 +15,7 @@ from orchestrator.engine.context import Engine
 from orchestrator.engine.verify import verify
 from orchestrator.settings import PREFIX, Settings, is_loopback
 from orchestrator.store import breakers, checkup, migrations, waits
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 Severity = Literal["error", "warning"]
 #: Seconds this host's clock may differ from the database's: above, times in logs and ids mislead; far above, much more.

@@ -20,7 +20,7 @@ from orchestrator.engine.answers import Rejected, passed
 from orchestrator.engine.context import Engine
 from orchestrator.engine.gather import Claimed, gather
 from orchestrator.engine.scope import input_of
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 #: What may be changed.
 NAMES = ("input", "agent", "output")

@@ -23,8 +23,8 @@ from orchestrator.engine.progress import progress_of
 from orchestrator.engine.unclaimed import why_unclaimed
 from orchestrator.store import explain as sql
 from orchestrator.store import waits as sql_waits
-from orchestrator.store.database import Session
 from orchestrator.store.explain import Alike
+from orchestrator.store.session import Session
 
 #: Questions to people that are shown of one job, the newest.
 QUESTIONS = 50

@@ -20,7 +20,8 @@ from orchestrator.domain.plan import StepRow
 from orchestrator.ports import Dispatcher
 from orchestrator.store import feed as sql
 from orchestrator.store import workers
-from orchestrator.store.database import Database, Session
+from orchestrator.store.database import Database
+from orchestrator.store.session import Session
 
 log = logging.getLogger("orchestrator.feed")
 

@@ -22,7 +22,7 @@ from orchestrator.engine.dead_letters import set_going
 from orchestrator.engine.gather import gather
 from orchestrator.engine.submit import Accepted, check_key, same
 from orchestrator.store import history, jobs, payloads, steps, workflows
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 
 @dataclass(frozen=True, slots=True)

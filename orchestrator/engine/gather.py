@@ -15,7 +15,7 @@ from orchestrator.domain.states import STEP_DONE
 from orchestrator.engine.context import Engine, Facts
 from orchestrator.engine.texts import Texts
 from orchestrator.store import compensations, jobs, payloads, steps
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 Key = tuple[JobId, StepPath]
 

@@ -14,7 +14,7 @@ from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.engine.dead_letters import reopen
 from orchestrator.store import desk, jobs, steps
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 #: Steps named in a message.
 SHOWN = 5

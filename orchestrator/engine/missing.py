@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.domain.errors import Gone, NotFound, UsageError
 from orchestrator.store import retention
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 
 def no_job(session: Session, job_id: str) -> UsageError:

@@ -10,7 +10,7 @@ from orchestrator.domain.plan import JobRow, Kind, Plan
 from orchestrator.domain.progress import Timed, behind, blocked_by, critical_path
 from orchestrator.domain.states import STEP_TERMINAL, StepState
 from orchestrator.store import progress as sql
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 #: Blocked steps that are named, at most.
 NAMED: Final = 50

@@ -12,8 +12,8 @@ from orchestrator.domain.errors import NotFound
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.store import desk
-from orchestrator.store.database import Session
 from orchestrator.store.operations import EVERYONE
+from orchestrator.store.session import Session
 
 
 def listing(engine: Engine, *, cursor: str | None = None, limit: int = 50) -> tuple[list[dict[str, Any]], str | None]:

@@ -17,8 +17,8 @@ from orchestrator.engine.context import Engine
 from orchestrator.engine.missing import no_job
 from orchestrator.engine.submit import Accepted
 from orchestrator.store import feed, history, jobs, payloads, steps
-from orchestrator.store.database import Session
 from orchestrator.store.rows import stored
+from orchestrator.store.session import Session
 
 
 def job_view(job: JobRow, texts: dict[str, str] | None = None, *, values: bool = False) -> dict[str, Any]:

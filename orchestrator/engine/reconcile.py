@@ -21,7 +21,7 @@ from orchestrator.engine.deliver import Courier
 from orchestrator.engine.retention import Retention
 from orchestrator.store import breakers, jobs, workers
 from orchestrator.store import feed as sql
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 log = logging.getLogger("orchestrator.reconcile")
 

@@ -14,7 +14,7 @@ from orchestrator.domain.retry import Again, GiveUp, InDoubt, after_loss
 from orchestrator.engine.context import Engine
 from orchestrator.engine.settle import Settle, Settled, settle, unlocked
 from orchestrator.store import jobs, workers
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 log = logging.getLogger("orchestrator.release")
 

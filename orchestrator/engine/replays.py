@@ -22,8 +22,8 @@ from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.engine.dead_letters import may_replay, reopen
 from orchestrator.store import jobs, operations
-from orchestrator.store.database import Session
 from orchestrator.store.operations import EVERYONE, LetterFilter, Operation
+from orchestrator.store.session import Session
 
 log = logging.getLogger("orchestrator.replays")
 

@@ -18,8 +18,8 @@ from orchestrator.engine import export
 from orchestrator.engine.context import Engine
 from orchestrator.store import history, payloads
 from orchestrator.store import retention as sql
-from orchestrator.store.database import Session
 from orchestrator.store.history import Counts
+from orchestrator.store.session import Session
 
 log = logging.getLogger("orchestrator.retention")
 

@@ -28,8 +28,8 @@ from orchestrator.engine.feed import step_ref
 from orchestrator.engine.gather import Claimed, gather, learn, plans_of
 from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps, waits, webhooks
 from orchestrator.store.changes import Changes
-from orchestrator.store.database import Session
 from orchestrator.store.rows import job_row, job_values, step_row, step_values
+from orchestrator.store.session import Session
 
 
 class Moved(Exception):

@@ -17,6 +17,7 @@ from orchestrator.domain.errors import (
     DefinitionError,
     IdempotencyMismatch,
     InvalidInput,
+    Locked,
     NotFound,
     PayloadTooLarge,
     SubmitInProgress,
@@ -34,8 +35,8 @@ from orchestrator.domain.workflow import Agent, Workflow
 from orchestrator.engine import webhooks
 from orchestrator.engine.context import Engine
 from orchestrator.store import changes, history, jobs, payloads, workflows
-from orchestrator.store.database import Session
 from orchestrator.store.rows import job_values, step_values
+from orchestrator.store.session import Session
 
 #: Characters allowed nowhere in a key: it is shown in logs and headers.
 KEY_LIMIT = 255
@@ -229,8 +230,13 @@ def _insert_named(engine: Engine, session: Session, drafts: Sequence[_Draft]) ->
     if not fresh:
         return known
     payloads.write(session, [job.input for job in fresh], engine.sizes.compress_bytes)
-    with session.patience(TWIN):
-        inserted = jobs.insert_many(session, fresh)
+    try:
+        with session.patience(TWIN):
+            inserted = jobs.insert_many(session, fresh)
+    except Locked as error:
+        raise SubmitInProgress(
+            "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
+        ) from error
     late = [name for name, job in named.items() if name not in known and job.id not in inserted]
     others = jobs.by_keys(session, late) if late else {}
     if len(others) < len(late):

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.domain.json_values import loads
 from orchestrator.domain.outcome import Stored
 from orchestrator.store import payloads
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 
 class Texts:

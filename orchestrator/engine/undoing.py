@@ -12,8 +12,8 @@ from orchestrator.domain.states import JobState, StepState
 from orchestrator.engine.context import Engine
 from orchestrator.engine.missing import no_job
 from orchestrator.store import changes, compensations, desk, history, jobs, steps, webhooks
-from orchestrator.store.database import Session
 from orchestrator.store.rows import job_values
+from orchestrator.store.session import Session
 
 
 def ledger(engine: Engine, job_id: JobId, tenant: str | None = None) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from orchestrator.engine.context import Engine
 from orchestrator.engine.policy import Policy, enforce_address
 from orchestrator.store import jobs
 from orchestrator.store import webhooks as sql
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 _ANYWHERE = Policy(egress=None)
 

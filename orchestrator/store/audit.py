@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 
 def record(

@@ -20,9 +20,11 @@ from sqlalchemy.orm import Session as OrmSession
 from orchestrator.domain.errors import ConfigError, OrchestratorError, SchemaOutdated, SubmitInProgress, Unavailable
 from orchestrator.domain.ids import Incarnation
 from orchestrator.store import migrations
-from orchestrator.store.database import Database, Session, Statement, translated
+from orchestrator.store.database import Database
 from orchestrator.store.dialect import Dialect
 from orchestrator.store.payloads import PayloadSizes
+from orchestrator.store.postgres import PostgresSession
+from orchestrator.store.session import Session, translated
 
 T = TypeVar("T")
 
@@ -44,7 +46,11 @@ def bind(connection: object) -> Bound:
         _open_transaction(raw)
         return Bound(_AlchemySession(connection, _dialect(raw)), raw)
     _open_transaction(connection)
-    return Bound(Session(connection, _dialect(connection)), connection)
+    return Bound(_session(connection), connection)
+
+
+def _session(raw: object) -> Session:
+    return Session(raw, _dialect(raw)) if isinstance(raw, sqlite3.Connection) else PostgresSession(raw, _dialect(raw))
 
 
 def _dialect(raw: object) -> Dialect:
@@ -172,8 +178,5 @@ class _AlchemySession(Session):
         found = self._ask(sql, values)
         return [dict(row) for row in found.mappings()] if found.returns_rows else []
 
-    def _ask(self, sql: str, values: Mapping[str, Any] | None, *, named: bool = False) -> Any:  # noqa: ARG002
+    def _ask(self, sql: str, values: Mapping[str, Any] | None) -> Any:
         return self.raw.exec_driver_sql(self.dialect.sql(sql), dict(values or {}))
-
-    def together(self, *asked: Statement) -> list[list[dict[str, Any]]]:
-        return [self.rows(sql, values) for sql, values in asked]

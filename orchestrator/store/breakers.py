@@ -9,7 +9,7 @@ from orchestrator.domain.breaker import Signal, State, Trip, Window
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.outcome import FailureClass
 from orchestrator.store.changes import Row
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 #: A window is counted in so many spans; two more in the ring, so that none is written over while it counts.
 SPANS = 6

@@ -15,7 +15,7 @@ import orjson
 from sqlalchemy import BigInteger, Boolean, Double, Integer, Table
 
 from orchestrator.store import tables
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 Row = dict[str, Any]
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.store.database import Database, Session
+from orchestrator.store.database import Database
+from orchestrator.store.session import Session
 
 #: Answers shown of any one question.
 MOST: Final = 50

@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.saga import Debt
 from orchestrator.store import changes, tables
-from orchestrator.store.database import Session, Statement
 from orchestrator.store.rows import inline, ref, stored
+from orchestrator.store.session import Session, Statement
 
 _SELECT = (
     "SELECT job_id, number, path, ref, epoch, generation, input, input_ref, known, state, paid FROM compensations c"

@@ -11,9 +11,9 @@ from typing import Any
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.outcome import Failure
 from orchestrator.domain.plan import JobRow
-from orchestrator.store.database import Session
 from orchestrator.store.operations import LetterFilter
 from orchestrator.store.rows import failure_text
+from orchestrator.store.session import Session
 
 _VARYING = re.compile(r"[0-9a-f]{8,}|\d+")
 

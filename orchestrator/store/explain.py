@@ -11,8 +11,8 @@ from orchestrator.domain.ids import JobId
 from orchestrator.domain.outcome import Failure
 from orchestrator.domain.plan import JobRow
 from orchestrator.domain.states import STEP_TERMINAL
-from orchestrator.store.database import Session
 from orchestrator.store.rows import JOB_SELECT, failure_of, job_row
+from orchestrator.store.session import Session
 
 _ENDED = ",".join(f"'{state.value}'" for state in sorted(STEP_TERMINAL))
 #: What makes two steps wait for the same thing.

@@ -11,7 +11,7 @@ from sqlalchemy import Boolean, Table
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.outcome import Stored
 from orchestrator.store import payloads, tables
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 #: The form of a line; grows when a reader would have to change.
 VERSION: Final = 1

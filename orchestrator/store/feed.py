@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.store import breakers
-from orchestrator.store.database import Session, Statement
+from orchestrator.store.session import Session, Statement
 
 _BACKLOG = "queue = :queue AND state = 'ready' AND dispatched_at IS NULL"
 #: More than any queue holds.

@@ -11,8 +11,8 @@ from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.plan import JobRow
 from orchestrator.domain.result import AttemptRecord
 from orchestrator.store import changes, tables
-from orchestrator.store.database import Session
 from orchestrator.store.rows import failure_text, inline, ref
+from orchestrator.store.session import Session
 
 #: A series and its labels, sorted.
 CounterKey = tuple[str, tuple[tuple[str, str], ...]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 _OPEN = "('queued','running','waiting','paused','cancelling','compensating')"
 _ENDED = "('succeeded','failed','cancelled')"

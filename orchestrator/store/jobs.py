@@ -6,15 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from psycopg.errors import LockNotAvailable
-
-from orchestrator.domain.errors import SubmitInProgress
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.plan import JobRow
 from orchestrator.domain.states import JobState
 from orchestrator.store import changes
-from orchestrator.store.database import Session, Statement
 from orchestrator.store.rows import JOB_SELECT, job_row, job_values
+from orchestrator.store.session import Session, Statement
 
 _TWIN = "ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
 
@@ -27,15 +24,9 @@ def insert(session: Session, job: JobRow) -> bool:
 def insert_many(session: Session, new: Sequence[JobRow]) -> set[JobId]:
     """Writes new jobs; answers those it wrote: the others' idempotency keys are other jobs' of their tenant.
 
-    On PostgreSQL this waits for a twin that is not committed yet, at most the session's lock_timeout; then it raises
-    ``SubmitInProgress``.
+    On PostgreSQL this waits for a twin that is not committed yet, at most as long as the session's ``patience``.
     """
-    try:
-        return {JobId(name) for name in changes.insert_jobs(session, [job_values(job) for job in new], _TWIN)}
-    except LockNotAvailable as error:
-        raise SubmitInProgress(
-            "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
-        ) from error
+    return {JobId(name) for name in changes.insert_jobs(session, [job_values(job) for job in new], _TWIN)}
 
 
 def lock(session: Session, ids: Iterable[JobId]) -> dict[JobId, JobRow]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.domain.ids import JobId, StepPath
 
 if TYPE_CHECKING:  # the filter is also the shell's, which over HTTP needs no SQL
-    from orchestrator.store.database import Session
+    from orchestrator.store.session import Session
 
 #: The tenant of an operation over all of them.
 EVERYONE: Final = "*"

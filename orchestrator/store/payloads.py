@@ -17,7 +17,7 @@ from typing import Final
 
 from orchestrator.domain.outcome import Stored
 from orchestrator.store import tables
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 FRESH: Final = 3600.0
 OLD: Final = 86_400.0

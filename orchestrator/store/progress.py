@@ -6,7 +6,7 @@ from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.plan import Kind
 from orchestrator.domain.progress import Timed
 from orchestrator.domain.states import STEP_TERMINAL, StepState
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 _ENDED = ",".join(f"'{state.value}'" for state in sorted(STEP_TERMINAL))
 _TOOK = "coalesce(finished_at, {now}) - first_started_at"

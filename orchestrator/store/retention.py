@@ -14,7 +14,7 @@ from typing import Any, Final
 from orchestrator.domain.ids import JobId
 from orchestrator.store import payloads
 from orchestrator.store.changes import STATE
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 #: Ended, and nothing still reads its checkpoints: no open letter to replay it by, no fork, and no debt of a job that
 #: failed. (What a job that succeeded or kept its work would have owed is no debt.) Whoever copies from an ended job

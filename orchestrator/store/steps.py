@@ -10,8 +10,8 @@ from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath, Ste
 from orchestrator.domain.plan import StepRow
 from orchestrator.domain.states import JOB_CLAIMABLE, STEP_TERMINAL, StepState
 from orchestrator.store import changes, tables
-from orchestrator.store.database import Session, Statement
 from orchestrator.store.rows import STEP_SELECT, step_row, step_values
+from orchestrator.store.session import Session, Statement
 
 _MOVING = ",".join(f"'{state.value}'" for state in sorted(JOB_CLAIMABLE))
 _ENDED = ",".join(f"'{state.value}'" for state in sorted(STEP_TERMINAL))

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.waits import Decision, Wait
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 
 def open_all(session: Session, waits: Sequence[Wait]) -> None:

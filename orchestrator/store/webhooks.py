@@ -17,7 +17,7 @@ from orchestrator.domain.plan import JobRow
 from orchestrator.domain.webhook import Webhook
 from orchestrator.store import history
 from orchestrator.store.changes import Row
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 #: Events sent under one claim at most; then the others have their turn.
 PAGE = 20

@@ -9,8 +9,8 @@ from typing import Any
 
 from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath
 from orchestrator.domain.plan import StepRow
-from orchestrator.store.database import Session
 from orchestrator.store.rows import STEP_SELECT, step_row
+from orchestrator.store.session import Session
 
 
 @dataclass(frozen=True, slots=True)

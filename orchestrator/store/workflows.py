@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.domain.breaker import provider_of
 from orchestrator.domain.workflow import Agent
-from orchestrator.store.database import Session, Statement
+from orchestrator.store.session import Session, Statement
 
 #: Characters of a version.
 HASH_LENGTH = 32

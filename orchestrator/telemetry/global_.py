@@ -20,7 +20,7 @@ from orchestrator.domain.errors import Unavailable
 from orchestrator.domain.states import JobState
 from orchestrator.engine.context import Engine
 from orchestrator.store import breakers, desk, feed, history, jobs, waits, workers
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 from orchestrator.telemetry.metrics import PREFIX
 
 #: Seconds one reading is served.

@@ -18,7 +18,7 @@ from orchestrator.engine import cancel, dead_letters, explain, export, queries, 
 from orchestrator.engine.reconcile import Reconciler
 from orchestrator.engine.retention import Policy, Retention
 from orchestrator.store import desk, history, payloads, retention, tables
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 from tests.support.bench import Bench
 from tests.support.bookings import Book
 

@@ -21,7 +21,7 @@ from orchestrator.engine.reconcile import Reconciler
 from orchestrator.engine.submit import Submission, submit
 from orchestrator.ports import Message, Reply
 from orchestrator.store import webhooks as rows
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 from orchestrator.testing import ListDispatcher, ListSender
 from tests.support.bench import Bench
 from tests.support.told import FAILS, SECRET, TWO, URL, accept, bodies, courier, deliver, hook, make_due, seen

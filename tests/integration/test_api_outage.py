@@ -12,7 +12,7 @@ import pytest
 from orchestrator.api import threads
 from orchestrator.clock import Clock
 from orchestrator.engine.context import Engine
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 from tests.support.api import make_engine, register, serving
 from tests.support.servers import PostgresServer
 

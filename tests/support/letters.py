@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.domain.ids import JobId
 from orchestrator.store import tables
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 #: Tables with a job's rows, in the order in which their keys allow.
 _OF_A_JOB = ("steps", "attempts", "events", "dead_letters")

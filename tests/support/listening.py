@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from orchestrator.store.database import Database, Session, Statement
+from orchestrator.store.database import Database
+from orchestrator.store.postgres import PostgresSession
+from orchestrator.store.session import Session, Statement
 
 
 class Heard:
@@ -25,22 +27,27 @@ class Heard:
 def listening() -> Iterator[Heard]:
     """What is heard as long as the block lasts, in whatever thread."""
     heard = Heard()
-    ask, many, together, connect = Session._ask, Session.many, Session.together, Database.connect
+    many, connect, pipelined = Session.many, Database.connect, PostgresSession.together
 
-    def hear(session: Session, sql: str, values: Mapping[str, Any] | None, *, named: bool = False) -> Any:
-        if not sql.startswith("BEGIN"):
-            heard.said.append(sql)
-            heard.trips += 1
-        return ask(session, sql, values, named=named)
+    def hear(kind: type[Session]) -> Any:
+        ask = kind._ask
+
+        def asks(session: Session, sql: str, *more: Any) -> Any:
+            if not sql.startswith("BEGIN"):
+                heard.said.append(sql)
+                heard.trips += 1
+            return ask(session, sql, *more)
+
+        return mock.patch.object(kind, "_ask", asks)
 
     def hear_many(session: Session, sql: str, values: Sequence[Mapping[str, Any]]) -> int:
         heard.said.extend([sql] if values else [])
         heard.trips += bool(values)
         return many(session, sql, values)
 
-    def hear_together(session: Session, *asked: Statement) -> list[list[dict[str, Any]]]:
-        answers = together(session, *asked)
-        heard.trips -= len(asked) - 1 if session.postgres else 0
+    def hear_together(session: PostgresSession, *asked: Statement) -> list[list[dict[str, Any]]]:
+        answers = pipelined(session, *asked)
+        heard.trips -= len(asked) - 1
         return answers
 
     @contextmanager
@@ -50,9 +57,10 @@ def listening() -> Iterator[Heard]:
         heard.commits += not readonly
 
     with (
-        mock.patch.object(Session, "_ask", hear),
+        hear(Session),
+        hear(PostgresSession),
         mock.patch.object(Session, "many", hear_many),
-        mock.patch.object(Session, "together", hear_together),
+        mock.patch.object(PostgresSession, "together", hear_together),
         mock.patch.object(Database, "connect", hear_commit),
     ):
         yield heard

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from orchestrator.clock import Clock
 from orchestrator.domain.ids import QueueName, StepRef
 from orchestrator.engine.writer import Writer
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 from tests.support.bench import Bench
 from tests.support.tally import CountedDispatcher, Tally
 

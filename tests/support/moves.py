@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 TABLES = ("jobs", "steps", "waits")
 

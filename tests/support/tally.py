@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from orchestrator.domain.ids import QueueName, StepRef
 from orchestrator.store import tables
-from orchestrator.store.database import Database, Session
+from orchestrator.store.database import Database
+from orchestrator.store.session import Session
 from orchestrator.testing import ListDispatcher
 from tests.support.listening import listening
 

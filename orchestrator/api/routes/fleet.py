@@ -14,7 +14,7 @@ from orchestrator.api.body import Json, Route
 from orchestrator.api.house import house_of
 from orchestrator.api.schemas import QueueList, WorkerList
 from orchestrator.store import feed, workers
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 router = APIRouter(prefix="/v1", tags=["fleet"], route_class=Route)
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from orchestrator.api.body import Json
 from orchestrator.api.house import house_of
 from orchestrator.api.schemas import Health, Live
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 router = APIRouter(tags=["probes"])
 

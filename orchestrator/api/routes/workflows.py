@@ -22,7 +22,7 @@ from orchestrator.domain.workflow import Workflow
 from orchestrator.engine import submit
 from orchestrator.engine.policy import enforce
 from orchestrator.store import workflows
-from orchestrator.store.database import Session
+from orchestrator.store.session import Session
 
 router = APIRouter(prefix="/v1/workflows", tags=["workflows"], route_class=Route)
 

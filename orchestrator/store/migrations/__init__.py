@@ -14,7 +14,8 @@ from sqlalchemy import inspect
 
 from orchestrator.clock import Clock
 from orchestrator.domain.errors import Locked, SchemaOutdated
-from orchestrator.store.database import Database, translated
+from orchestrator.store.database import Database
+from orchestrator.store.session import translated
 from orchestrator.store.tables import VERSION_TABLE
 
 if TYPE_CHECKING:

@@ -1,0 +1,29 @@
+"""A transaction on psycopg's connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from psycopg.rows import dict_row, tuple_row
+
+from orchestrator.store.session import Session, Statement
+
+
+class PostgresSession(Session):
+    __slots__ = ()
+
+    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        return list(self._ask(sql, values, dict_row).fetchall())
+
+    def together(self, *asked: Statement) -> list[list[dict[str, Any]]]:
+        if len(asked) == 1:
+            return [self.rows(*asked[0])]
+        with self.raw.pipeline():
+            cursors = [self._ask(sql, values, dict_row) for sql, values in asked]
+        return [list(cursor.fetchall()) if cursor.pgresult.nfields else [] for cursor in cursors]
+
+    def _ask(self, sql: str, values: Mapping[str, Any] | None, row: Any = tuple_row) -> Any:
+        cursor = self.raw.cursor(row_factory=row)
+        cursor.execute(self.dialect.sql(sql), values or {})
+        return cursor
