@@ -53,6 +53,9 @@ class Moves:
         self.branches_owe: Callable[[], bool] = lambda: False
         #: Undoing composites that opened.
         self.undoing: list[StepPath] = []
+        #: How many events the job had; and whether it was recalled, not read under its lock.
+        self.had_events = job.events
+        self.recalled = False
         #: The attempt being settled: its step, whether its call had begun, and its result.
         self._settled: tuple[StepPath, bool, Result] | None = None
         self.counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
@@ -63,6 +66,13 @@ class Moves:
             if row.path not in self.rows:
                 self.rows[row.path] = row
                 self.before[row.path] = (row.state, row.fence)
+
+    @property
+    def more_to_write(self) -> bool:
+        """Whether something stands in other tables than those of steps, jobs and their history."""
+        return bool(
+            self.prepared or self.owed or self.paid or self.undoing or self.asked or self.answered or self.letters
+        )
 
     # -- the job
 

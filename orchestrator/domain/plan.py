@@ -77,6 +77,8 @@ class Node:
     output_schema: dict[str, Any] | None = None
     retry: Retry = Retry()
     timeout: Timeout = Timeout()
+    #: A list that runs in order, one step after the other.
+    line: bool = False
     variable: str | None = None
     max_concurrency: int | None = None
     tolerate: int | str = 0
@@ -150,6 +152,20 @@ class Plan:
             if node.parent is None:
                 return out
             at, node = ancestor(at, 1), self.nodes[node.parent]
+
+    def line(self, path: StepPath, ref: str) -> list[StepPath] | None:
+        """What comes after ``path``; None unless every list around it runs in order: then nothing can run beside it."""
+        out: list[StepPath] = []
+        for at, link in self.chain(path, ref):
+            parent = self.nodes[link].parent
+            if parent is None:
+                return out
+            around = self.nodes[parent]
+            if not around.line:
+                return None
+            scope, _, name = at.rpartition("/")
+            out += [child(StepPath(scope), later) for later in around.names[around.names.index(name) + 1 :]]
+        return None
 
     def touched(self, path: StepPath, ref: str) -> list[StepPath]:
         """Every row a settle of ``path`` may move: its chain and the successors of each link."""

@@ -63,7 +63,9 @@ class _Builder:
         inner = [frozenset(names), *scopes]
         refs = tuple(f"{ref}.{name}" if ref else name for name in names)
         reads = tuple(Read(name, 0) for name in sorted(output.steps)) if output else ()
-        self.nodes[ref] = Node(ref, Kind.SEQUENCE, parent, names, refs, needs, successors, input=output, reads=reads)
+        self.nodes[ref] = Node(
+            ref, Kind.SEQUENCE, parent, names, refs, needs, successors, input=output, reads=reads, line=not graph
+        )
         for i, step in enumerate(steps):
             after = tuple(name for name, want in zip(names, wants, strict=True) if names[i] in want)
             self.step(refs[i], ref, step, _default_input(wants[i], first), inner, wants[i], after)

@@ -13,9 +13,9 @@ from orchestrator.domain.states import JOB_MOVING, JobState, StepState
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.engine.missing import no_job
-from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, tell_of_debts, write
+from orchestrator.engine.settle import _Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import jobs, steps
-from orchestrator.store.session import Session
+from orchestrator.store.session import Moved, Session
 
 
 def cancel(

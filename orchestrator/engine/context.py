@@ -15,6 +15,7 @@ from orchestrator.domain.json_values import loads
 from orchestrator.domain.plan import Plan
 from orchestrator.domain.planner import compile_plan
 from orchestrator.domain.workflow import Agent, Workflow
+from orchestrator.engine.recent import Recent
 from orchestrator.engine.texts import Texts
 from orchestrator.store import workflows
 from orchestrator.store.database import Database
@@ -148,4 +149,5 @@ class Engine:
     plans: Plans = field(default_factory=Plans)
     texts: Texts = field(default_factory=Texts)
     facts: KnownFacts = field(default_factory=KnownFacts)
+    recent: Recent = field(default_factory=Recent)
     feed: Feed = field(init=False)

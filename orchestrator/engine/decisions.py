@@ -16,9 +16,9 @@ from orchestrator.domain.states import JOB_MOVING
 from orchestrator.domain.waits import DECISIONS, WITH_OUTPUT, Decision, Reason
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
-from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, tell_of_debts, write
+from orchestrator.engine.settle import _Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import history, jobs, steps, waits
-from orchestrator.store.session import Session
+from orchestrator.store.session import Moved, Session
 
 
 def get(engine: Engine, wait_id: str, tenant: str | None = None) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from orchestrator.domain.plan import StepRow
 from orchestrator.domain.reroute import Reroute
 from orchestrator.domain.states import JOB_MOVING, StepState
 from orchestrator.engine.context import Engine
-from orchestrator.engine.settle import Moved, _Batch, publish, run_stops, tell_of_debts, write
+from orchestrator.engine.settle import _Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import breakers, jobs, steps
 from orchestrator.store.feed import Limited
-from orchestrator.store.session import Session
+from orchestrator.store.session import Moved, Session
 
 #: Steps moved in one transaction, and transactions in one go: the feed has other work, and comes back.
 BATCH = 200

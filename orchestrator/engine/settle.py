@@ -19,21 +19,20 @@ from orchestrator.domain.advance import Advance
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.outcome import Usage
 from orchestrator.domain.plan import Kind, Plan, StepRow
-from orchestrator.domain.result import Result, Retrying
+from orchestrator.domain.result import Result, Retrying, Succeeded
 from orchestrator.domain.saga import Debt
 from orchestrator.domain.states import STEP_MOVES_BY_ITSELF, JobState, StepState
 from orchestrator.engine import breakers
 from orchestrator.engine.context import Engine, PayloadSizes
 from orchestrator.engine.feed import step_ref
-from orchestrator.engine.gather import Claimed, gather, learn, plans_of
+from orchestrator.engine.gather import Claimed, gather, learn, plans_of, reads_members
 from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps, waits, webhooks
 from orchestrator.store.changes import Changes
 from orchestrator.store.rows import job_row, job_values, step_row, step_values
-from orchestrator.store.session import Session
+from orchestrator.store.session import Moved, Session
 
-
-class Moved(Exception):
-    """A row changed between load and write: the transaction is rolled back and run again."""
+#: So many of the steps that come after one are read with it.
+AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,8 @@ class _Batch:
     pauses: dict[tuple[str, str], float] = field(default_factory=dict)
     timers: list[float] = field(default_factory=list)
     wake: set[QueueName] = field(default_factory=set)
+    #: Jobs that go on here in place.
+    going_on: list[Advance] = field(default_factory=list)
 
 
 def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
@@ -114,6 +115,9 @@ def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
         except Moved:
             if attempt == 4:
                 raise
+    at = engine.clock.monotonic()
+    for advance in batch.going_on:
+        engine.recent.keep(advance.job, advance.rows.values(), advance.now, at)
     if any(intent.undoes is not None for intent in intents):
         crashpoint("compensation.after_commit")
     else:
@@ -152,42 +156,82 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
         by_job[intent.job_id].append(index)
     # What never changes of a job is known before its lock, so all that the lock guards is asked for together with it.
     plans = plans_of(engine, session, set(by_job))
+    advances = _recalled(engine, plans, intents, by_job) or _loaded(engine, session, plans, intents)
+    now = max((advance.now for advance in advances), default=0.0)
+    results = [Settled(won=False) for _ in intents]
+    follow: list[tuple[int, StepRow]] = []
+    for advance in advances:
+        for index in by_job[advance.job.id]:
+            _apply(engine, session, advance, intents[index], index, results, follow, batch)
+    # Members of a join are read once they are written, everything else before: nothing may follow the write then.
+    now_known = [row for _, row in follow if not reads_members(row)]
+    rows_here = [advance.rows.values() for advance in advances]
+    gathered = gather(engine, session, now_known, rows_here)
+    crashpoint("settle.before_commit")
+    write(engine, session, advances, batch, now, last=len(now_known) == len(follow))
+    gathered |= gather(engine, session, [row for _, row in follow if reads_members(row)], rows_here)
+    for index, row in follow:
+        results[index].next = gathered[row.job_id, row.path]
+    going_on = {row.job_id for _, row in follow if plans[row.job_id].line(row.path, row.ref)}
+    batch.going_on = [advance for advance in advances if advance.job.id in going_on]
+    return results
+
+
+def _recalled(
+    engine: Engine, plans: Mapping[JobId, Plan], intents: Sequence[Settle], by_job: Mapping[JobId, Sequence[int]]
+) -> list[Advance]:
+    """From memory alone, if this process remembers all of the jobs; else none. The write finds out if it is true."""
+    at = engine.clock.monotonic()
+    found = {job_id: engine.recent.take(job_id, at) for job_id in by_job}
+    out = []
+    for intent in intents:
+        plan, recent = plans.get(intent.job_id), found[intent.job_id]
+        if plan is None or recent is None or len(by_job[intent.job_id]) > 1 or not isinstance(intent.result, Succeeded):
+            return []
+        if not recent.rows.keys() >= set(plan.touched(intent.path, intent.ref)):
+            return []
+        advance = Advance(plan, recent.job, recent.rows.values(), recent.now + at - recent.at, engine.caps.steps)
+        advance.recalled = True
+        out.append(advance)
+    return out
+
+
+def _loaded(engine: Engine, session: Session, plans: Mapping[JobId, Plan], intents: Sequence[Settle]) -> list[Advance]:
+    """Under the jobs' locks."""
     known = [intent for intent in intents if intent.job_id in plans]
     debts = _debts(session, known)
-    keys = [(one.job_id, path) for one in known for path in plans[one.job_id].touched(one.path, one.ref)]
+    keys = [(one.job_id, path) for one in known for path in _concerned(plans[one.job_id], one)]
     keys += [(job_id, debt.path) for job_id, found in debts.items() for debt in found.values()]
     held = _held(plans, known)
     owers = [job_id for job_id, plan in plans.items() if plan.compensates]
     jobs_found, steps_found, *more = session.together(
-        jobs.locking(session, by_job),
+        jobs.locking(session, {intent.job_id for intent in intents}),
         steps.loading(session, keys),
         *(steps.loading_held(job_id, path, count) for (job_id, path), count in held.items()),
         *([compensations.asking_who_owes(session, owers)] if owers else []),
     )
     locked, now = jobs.locked(jobs_found)
-    loaded: dict[JobId, dict[StepPath, StepRow]] = defaultdict(dict)
+    rows: dict[JobId, dict[StepPath, StepRow]] = defaultdict(dict)
     for row in map(step_row, chain(steps_found, *more[: len(held)])):
-        loaded[row.job_id].setdefault(row.path, row)
+        rows[row.job_id].setdefault(row.path, row)
     owing = {JobId(row["id"]) for row in more[-1]} if owers else set()
-    results = [Settled(won=False) for _ in intents]
-    follow: list[tuple[int, StepRow]] = []
     advances = [
-        Advance(plans[job_id], locked[job_id], loaded[job_id].values(), now, engine.caps.steps)
-        for job_id in by_job
-        if job_id in locked
+        Advance(plans[job_id], job, rows[job_id].values(), now, engine.caps.steps)
+        for job_id, job in locked.items()
+        if job_id in plans
     ]
     for advance in advances:
-        job_id = advance.job.id
-        advance.debts = debts.get(job_id, {})
+        advance.debts = debts.get(advance.job.id, {})
         _tell_of_debts(session, advance, owing)
-        for index in by_job[job_id]:
-            _apply(engine, session, advance, intents[index], index, results, follow, batch)
-    write(engine, session, advances, batch, now)
-    crashpoint("settle.before_commit")
-    gathered = gather(engine, session, [row for _, row in follow], (a.rows.values() for a in advances))
-    for index, row in follow:
-        results[index].next = gathered[row.job_id, row.path]
-    return results
+    return advances
+
+
+def _concerned(plan: Plan, intent: Settle) -> list[StepPath]:
+    """What the settle may move; and all that comes after it in its line, if this process is likely to go on with it."""
+    paths = plan.touched(intent.path, intent.ref)
+    if intent.continue_on and isinstance(intent.result, Succeeded) and not plan.compensates:
+        paths += (plan.line(intent.path, intent.ref) or [])[:AHEAD]
+    return paths
 
 
 def tell_of_debts(session: Session, advances: Sequence[Advance]) -> None:
@@ -307,8 +351,10 @@ def run_stops(session: Session, advance: Advance) -> None:
         advance.stop(top, live_too, steps.load_open_below(session, advance.job.id, top))
 
 
-def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: _Batch, now: float) -> None:
-    """Writes what ``advances`` decided."""
+def write(
+    engine: Engine, session: Session, advances: Sequence[Advance], batch: _Batch, now: float, *, last: bool = False
+) -> None:
+    """Writes what ``advances`` decided. ``last``: the caller asks nothing more of this transaction."""
     counts: Counter[Any] = Counter()
     for advance in advances:
         for row in advance.ready:
@@ -322,7 +368,7 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
     batch.ready.extend(ready)
     for advance in advances:
         _job_waits_or_runs(session, advance)
-    rows = Changes(jobs=[job_values(advance.job) for advance in advances], calls=calls)
+    rows = Changes(jobs=[_job_row(advance) for advance in advances], calls=calls)
     for advance in advances:
         written = [*advance.changed.values(), *advance.created]
         payloads.write(
@@ -335,13 +381,21 @@ def write(engine: Engine, session: Session, advances: Sequence[Advance], batch: 
         rows.webhooks += webhooks.owed(advance.job, advance.events)
         counts.update(advance.counts)
     rows.counts = history.count_rows(engine.process, counts)
-    if not changes.write(session, rows):
+    last = last and not any(advance.more_to_write for advance in advances)
+    if not changes.write(session, rows, last=last):
         raise Moved
     for advance in advances:
         for parent, limit in advance.prepared:
             batch.wake |= steps.make_ready(session, advance.job.id, parent, limit)
         _write_undoing(session, advance, engine.sizes)
         _write_for_people(engine, session, advance)
+
+
+def _job_row(advance: Advance) -> changes.Row:
+    """What of the job may change; what was recalled is written only if nothing has happened to the job since."""
+    values = job_values(advance.job)
+    del values["input"], values["tags"]
+    return {**values, "was_events": advance.had_events} if advance.recalled else values
 
 
 def _write_for_people(engine: Engine, session: Session, advance: Advance) -> None:

@@ -15,7 +15,7 @@ import orjson
 from sqlalchemy import BigInteger, Boolean, Double, Integer, Table
 
 from orchestrator.store import tables
-from orchestrator.store.session import Session
+from orchestrator.store.session import MOVED, Session
 
 Row = dict[str, Any]
 
@@ -36,7 +36,9 @@ STATE = "state || ''"
 
 @dataclass(slots=True)
 class Changes:
-    """Rows of one transaction. ``moved`` holds whole step rows, with ``was_state`` and ``was_fence`` beside them."""
+    """Rows of one transaction. ``moved`` holds whole step rows, with ``was_state`` and ``was_fence`` beside them; a row
+    of ``jobs`` may hold ``was_events``: how many events the job must still have.
+    """
 
     new_jobs: list[Row] = field(default_factory=list)
     moved: list[Row] = field(default_factory=list)
@@ -51,21 +53,26 @@ class Changes:
     webhooks: list[Row] = field(default_factory=list)
 
 
-def write(session: Session, changes: Changes) -> bool:
-    """Writes them all; False when a step moved since it was loaded (roll back and begin again)."""
+def write(session: Session, changes: Changes, *, last: bool = False) -> bool:
+    """Writes them all; False when a step or job moved since it was loaded (roll back and begin again).
+
+    ``last``: nothing follows in this transaction. If nothing went before either it need not be begun: PostgreSQL
+    refuses the whole statement by itself then, and ``Moved`` is raised.
+    """
     changes.moved.sort(key=lambda row: (row["job_id"], row["path"]))
+    changes.jobs.sort(key=lambda row: str(row["id"]))
     if session.postgres:
-        return _write_postgres(session, changes)
+        return _write_postgres(session, changes, last=last)
     insert(session, tables.jobs, changes.new_jobs)
     insert(session, tables.steps, changes.created, "ON CONFLICT (job_id, path) DO NOTHING")
     won = session.many(_update_step(), changes.moved) == len(changes.moved)
     insert(session, tables.attempts, changes.attempts)
     insert(session, tables.events, changes.events)
-    session.many(_update_job(), changes.jobs)
+    updated = session.many(_update_job(), [{"was_events": None, **row} for row in changes.jobs])
     insert(session, tables.rollups, changes.counts, _COUNT)
     insert(session, tables.breaker_calls, changes.calls, _CALLS)
     session.many(f"UPDATE webhooks SET {_OWE.format(upto=':upto')} WHERE job_id = :job_id", changes.webhooks)
-    return won
+    return won and updated == len(changes.jobs)
 
 
 def insert_jobs(session: Session, rows: Sequence[Row], conflict: str) -> list[str]:
@@ -103,14 +110,14 @@ _CALLS = "ON CONFLICT (tenant, name, process, slot) DO UPDATE SET at = excluded.
 )
 
 
-def _write_postgres(session: Session, changes: Changes) -> bool:
+def _write_postgres(session: Session, changes: Changes, *, last: bool) -> bool:
     parts = {
         "new_jobs": changes.new_jobs,
+        "jobs": changes.jobs,
         "moved": changes.moved,
         "created": changes.created,
         "attempts": changes.attempts,
         "events": changes.events,
-        "jobs": changes.jobs,
         "counts": changes.counts,
         "calls": changes.calls,
         "webhooks": changes.webhooks,
@@ -118,15 +125,18 @@ def _write_postgres(session: Session, changes: Changes) -> bool:
     present = tuple(name for name, rows in parts.items() if rows)
     if not present:
         return True
-    values = {name: _json(parts[name]) for name in present}
-    return bool(session.value(_statement(present), values) == len(changes.moved))
+    values: Row = {name: _json(parts[name]) for name in present}
+    expected = len(changes.moved) + len(changes.jobs)
+    if last:
+        return session.alone(_statement(present, guarded=True), {**values, "expected": expected}) is not None
+    return bool(session.value(_statement(present), values) == expected)
 
 
 @cache
-def _statement(present: tuple[str, ...]) -> str:
+def _statement(present: tuple[str, ...], *, guarded: bool = False) -> str:
     clauses = {
         "new_jobs": _insert_set("jobs", "new_jobs"),
-        "moved": _update_steps_set(),
+        "moved": _update_steps_set(after_jobs="jobs" in present),
         "created": _insert_set("steps", "created", "ON CONFLICT (job_id, path) DO NOTHING"),
         "attempts": _insert_set("attempts", "attempts"),
         "events": _insert_set("events", "events"),
@@ -135,8 +145,11 @@ def _statement(present: tuple[str, ...]) -> str:
         "calls": _insert_set("breaker_calls", "calls", _CALLS),
         "webhooks": _owe_set(),
     }
-    count = "(SELECT count(*) FROM w_moved)" if "moved" in present else "0"
+    counts = [f"(SELECT count(*) FROM w_{name})" for name in ("jobs", "moved") if name in present]
     inner = ", ".join(f"w_{name} AS ({clauses[name]} RETURNING 1)" for name in present)
+    count = " + ".join(counts) or "0"
+    if guarded:
+        count = f"CAST(CASE WHEN {count} = :expected THEN '1' ELSE '{MOVED}' END AS integer)"
     return f"WITH {inner} SELECT {count}"
 
 
@@ -172,19 +185,23 @@ def _insert_set(table_name: str, parameter: str, conflict: str = "") -> str:
 
 
 @cache
-def _update_steps_set() -> str:
+def _update_steps_set(*, after_jobs: bool) -> str:
+    """``after_jobs``: the jobs' rows are locked before their steps', as everywhere."""
     sets = ", ".join(f"{name} = v.{name}" for name in STEP_MUTABLE)
     source = _recordset(tables.steps, "moved", ("job_id", "path", *STEP_MUTABLE), ", was_state text, was_fence integer")
     return (
         f"UPDATE steps SET {sets} FROM {source} WHERE steps.job_id = v.job_id AND steps.path = v.path"
         f" AND steps.{STATE} = v.was_state AND steps.fence = v.was_fence"
+        f"{' AND (SELECT count(*) FROM w_jobs) >= 0' if after_jobs else ''}"
     )
 
 
 @cache
 def _update_jobs_set() -> str:
     sets = ", ".join(f"{name} = v.{name}" for name in JOB_MUTABLE)
-    return f"UPDATE jobs SET {sets} FROM {_recordset(tables.jobs, 'jobs', ('id', *JOB_MUTABLE))} WHERE jobs.id = v.id"
+    source = _recordset(tables.jobs, "jobs", ("id", *JOB_MUTABLE), ", was_events integer")
+    where = "jobs.id = v.id AND jobs.events = coalesce(v.was_events, jobs.events)"
+    return f"UPDATE jobs SET {sets} FROM {source} WHERE {where}"
 
 
 @cache
@@ -202,4 +219,5 @@ def _update_step() -> str:
 
 @cache
 def _update_job() -> str:
-    return f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in JOB_MUTABLE)} WHERE id = :id"
+    sets = ", ".join(f"{name} = :{name}" for name in JOB_MUTABLE)
+    return f"UPDATE jobs SET {sets} WHERE id = :id AND events = coalesce(:was_events, events)"

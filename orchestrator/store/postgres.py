@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 
 from orchestrator.store.session import Session, Statement
@@ -22,6 +23,16 @@ class PostgresSession(Session):
         with self.raw.pipeline():
             cursors = [self._ask(sql, values, dict_row) for sql, values in asked]
         return [list(cursor.fetchall()) if cursor.pgresult.nfields else [] for cursor in cursors]
+
+    def alone(self, sql: str, values: Mapping[str, Any]) -> Any:
+        if self.raw.info.transaction_status is not TransactionStatus.IDLE:
+            return self.value(sql, values)
+        self.raw.autocommit = True
+        try:
+            return self.value(sql, values)
+        finally:
+            if not self.raw.closed:
+                self.raw.autocommit = False
 
     def _ask(self, sql: str, values: Mapping[str, Any] | None, row: Any = tuple_row) -> Any:
         cursor = self.raw.cursor(row_factory=row)

@@ -24,12 +24,18 @@ _UNAVAILABLE = {READ_ONLY, "57P01", "57P02", "57P03", "57014", "53100", "53200",
 #: lock_not_available.
 _LOCKED = "55P03"
 _MISSING = {"42P01", "42703"}
+#: invalid_text_representation; and what a statement that refuses itself calls a number.
+_BAD_TEXT, MOVED = "22P02", "moved"
 #: PEP 249's names of what says that it is not the statement that is wrong.
 _AWAY = {"OperationalError", "InterfaceError"}
 
 
 #: SQL in the words of ``Dialect``, with its values.
 Statement = tuple[str, Mapping[str, Any]]
+
+
+class Moved(Exception):
+    """A row changed between load and write: the transaction is rolled back and run again."""
 
 
 class Cursor(Protocol):
@@ -81,6 +87,10 @@ class Session:
         """
         return [self.rows(sql, values) for sql, values in asked]
 
+    def alone(self, sql: str, values: Mapping[str, Any]) -> Any:
+        """The first column of a statement after which nothing is asked. PostgreSQL: commits, if nothing was before."""
+        return self.value(sql, values)
+
     def one(self, sql: str, values: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         return next(iter(self.rows(sql, values)), None)
 
@@ -120,13 +130,15 @@ def translated() -> Iterator[None]:
     """Turns what a driver raises, by itself or through SQLAlchemy, into errors people can act on."""
     try:
         yield
-    except OrchestratorError:
+    except (OrchestratorError, Moved):
         raise
     except PoolTimeout as error:
         raise Unavailable(
             "every database connection is in use.", mend="Try again; raise ORCHESTRATOR_DB_POOL_SIZE."
         ) from error
     except Exception as error:
+        if sqlstate(error) == _BAD_TEXT and f'"{MOVED}"' in str(error):
+            raise Moved from error
         meaning = _meaning(error.orig if isinstance(error, DBAPIError) else error)
         if meaning is None:
             raise
