@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,6 +23,8 @@ from bench.workloads.workload import Figures, Turn, Workload
 OLD = Shape("sequence", 2)
 #: Days over which the old jobs ended: within what retention keeps.
 DAYS = 28
+#: Tables, indexes and the log of their writing.
+GIGABYTES = 8
 #: Jobs copied in one statement.
 CHUNK = 50_000
 TABLES = {"jobs": "id", "steps": "job_id", "attempts": "job_id", "events": "job_id"}
@@ -44,6 +48,13 @@ def databases(lab: Lab, size: Mapping[str, int]) -> Iterator[list[Ours]]:
             fill(column, old)
             made.append(column)
         yield made
+
+
+def missing() -> str | None:
+    free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    if free >= GIGABYTES:
+        return None
+    return f"a million old jobs need {GIGABYTES} GB of the temporary directory, which has {free:.1f}: set TMPDIR"
 
 
 def fill(column: Ours, count: int) -> None:
@@ -105,6 +116,7 @@ HISTORY = Workload(
     {"jobs": 20, "in_flight": 10, "some": 200, "many": 2_000},
     started=False,
     prepare=databases,
+    missing=missing,
     seconds=15,
     prepare_seconds=240,
     note=(

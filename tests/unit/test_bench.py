@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,6 +190,14 @@ def test_what_cannot_run_here_is_written_with_its_reason() -> None:
     assert "## counted: a title\n\nNot taken: not available here.\n" in report.page(
         {"workloads": {"counted": left_out}}
     )
+
+
+def test_old_jobs_are_left_out_where_they_find_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    (history,) = [one for one in WORKLOADS if one.name == "history"]
+    for free, said in ((9e9, None), (1e9, "which has 1.0: set TMPDIR")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        why = history.missing()
+        assert why is None if said is None else said in str(why)
 
 
 def test_a_target_may_bound_another_columns_figure() -> None:
