@@ -127,7 +127,7 @@ def page(results: Mapping[str, Any]) -> str:
 def _taken(entry: Mapping[str, Any]) -> str:
     taken = entry["taken"]
     versions = ", ".join(f"{name} {version}" for name, version in taken["versions"].items())
-    settings = ", ".join(f"{name} {value}" for name, value in taken["postgresql_settings"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in taken["postgresql_settings"].items() if value)
     note = f"{entry['note']} " if entry["note"] else ""
     sizes = ", ".join(f"{name} {value}" for name, value in entry["size"].items())
     return (
