@@ -12,8 +12,9 @@ from bench import report
 from bench.lab import Lab
 from bench.machine import describe
 from bench.options import Options, parse
-from bench.runner import run_workload
+from bench.runner import estimate, pairs_of, run_workload
 from bench.workloads import WORKLOADS
+from bench.workloads.workload import Workload
 from orchestrator.domain.errors import OrchestratorError
 
 INTERRUPTED = 130
@@ -28,8 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.list:
         for workload in WORKLOADS:
             print(f"{workload.name:14} {workload.title} [{', '.join(workload.turns)}]")
+        say(f"All of them; pairs: {options.pairs}; {estimate(WORKLOADS, options)}.")
         return 0
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts its background jobs deaf to the first
+        signal.signal(number, _interrupt)
     try:
         run(options)
     except OrchestratorError as error:
@@ -44,17 +47,29 @@ def main(arguments: Sequence[str]) -> int:
 def run(options: Options) -> None:
     """Every chosen workload; each is printed, and written, when it is done."""
     chosen = [one for one in WORKLOADS if not options.only or one.name in options.only]
+    say(f"Workloads: {len(chosen)}; pairs: {options.pairs}; {estimate(chosen, options)}.")
     with Lab(options.logs) as lab:
         taken: dict[str, Any] = {**describe(lab), "quick": options.quick, "pairs": options.pairs}
         for workload in chosen:
             say(f"{workload.name}: {workload.title}")
-            series = run_workload(lab, workload, options, say)
-            entry = report.summary(workload, series, taken)
+            entry = _entry(lab, workload, options, taken)
             print(f"\n## {workload.name}: {workload.title}\n\n{report.table(entry)}\n", flush=True)
             if options.written:
                 say(f"written to {report.write({workload.name: entry}, options.out)}")
     if not options.written:
         say("Shown only: figures are kept from 5 pairs on, without --quick, or where --out DIR says.")
+
+
+def _entry(lab: Lab, workload: Workload, options: Options, taken: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of one workload; of one that cannot run here, why."""
+    why = workload.missing()
+    if why is not None:
+        say(f"  left out: {why}")
+        return report.summary(workload, {}, taken) | {"missing": why}
+    started = lab.clock.monotonic()
+    series = run_workload(lab, workload, options, say)
+    taken = {**taken, "pairs": pairs_of(workload, options), "seconds": round(lab.clock.monotonic() - started)}
+    return report.summary(workload, series, taken)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

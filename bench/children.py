@@ -19,16 +19,26 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Child:
-    """``python -m WORDS…`` with its talk in ``log``; with ``talks`` its stdout is ``lines`` and its stdin is open."""
+    """``python -m WORDS…`` with its talk in ``log``; with ``talks`` its stdout is ``lines`` and its stdin is open.
+
+    ``under``: the words of a tool that runs it.
+    """
 
     def __init__(
-        self, name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, *, talks: bool = False
+        self,
+        name: str,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        talks: bool = False,
+        under: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *words],
+                [*under, sys.executable, "-m", *words],
                 env={**_inherited(), "PYTHONPATH": str(ROOT), **environment},
                 stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talks else file,

@@ -1,19 +1,25 @@
 """A server that answers ``POST /delay/SECONDS`` after so long, in its own process: ``python -m bench.fake_server``.
 
-It prints its port. One event loop, no framework: its own cost is reported apart from the columns'.
+It prints its port; for a line of input, how many calls have reached it. One event loop, no framework: its own cost is
+reported apart from the columns'.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sys
+from collections.abc import Iterator
+from functools import partial
 
 BODY = b'{"ok": true}'
 
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve(calls: Iterator[int], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            next(calls)
             length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
             await reader.readexactly(length)
             await asyncio.sleep(float(head.split(b" ", 2)[1].rpartition(b"/")[2]))
@@ -31,9 +37,11 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def main() -> None:
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=2048)
+    calls = itertools.count()
+    server = await asyncio.start_server(partial(serve, calls), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    while await asyncio.to_thread(sys.stdin.readline):
+        print(next(calls), flush=True)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``bound`` on our figure, or on its ratio to that of the column ``against``; ``aim`` is what we would like."""
+    """``bound`` on the figure of ``of``, or on its ratio to the column ``against``; ``aim`` is what we would like."""
 
     bound: float
     against: str | None = None
     aim: float | None = None
+    of: str = "ours"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -16,8 +16,8 @@ from orchestrator.domain.errors import Unavailable
 from orchestrator.local.family import descendants
 from orchestrator.local.servers import PostgresServer, RedisServer
 
-#: Redis databases: one for our broker, two for Celery's broker and results.
-OUR_BROKER, STOCK_BROKER, STOCK_RESULTS = 0, 1, 2
+#: Redis databases: one for our broker, two for Celery's broker and results, and from the last on for further fleets.
+OUR_BROKER, STOCK_BROKER, STOCK_RESULTS, OTHER_BROKERS = 0, 1, 2, 3
 
 
 class Lab:
@@ -47,11 +47,18 @@ class Lab:
         self._logs.mkdir(parents=True, exist_ok=True)
         return self._logs.resolve()
 
-    def child(self, name: str, *words: str, environment: Mapping[str, str] | None = None, talks: bool = False) -> Child:
+    def child(
+        self,
+        name: str,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        talks: bool = False,
+        under: Sequence[str] = (),
+    ) -> Child:
         """``python -m words`` with the bell's address; its log is numbered in the order of starting."""
         self._count += 1
         log = self.directory / f"{self._count:03}-{name}.log"
-        return Child(name, words, {**self.bell.environment, **(environment or {})}, log, talks=talks)
+        return Child(name, words, {**self.bell.environment, **(environment or {})}, log, talks=talks, under=under)
 
     def await_true(self, what: str, check: Callable[[], bool], children: list[Child], seconds: float = 60.0) -> None:
         """Looks every 20 ms for ``check()``. Raises ``Unavailable``, with a log's end, if a child dies or time ends."""

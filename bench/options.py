@@ -50,6 +50,9 @@ def parse(arguments: Sequence[str]) -> Options:
     pairs = given.pairs if given.pairs is not None else (1 if given.quick else DEFAULT_PAIRS)
     if pairs < 1:
         parser.error(f"--pairs {pairs}: at least one pair is needed, {ENOUGH} for figures that are kept.")
+    for option, place in (("--out", given.out), ("--logs", given.logs)):
+        if place is not None and place.exists() and not place.is_dir():
+            parser.error(f"{option} {place}: that is a file; name a directory, which is made where there is none.")
     _check(parser, "--only", given.only, [workload.name for workload in WORKLOADS])
     _check(parser, "--columns", given.columns, list(COLUMNS))
     if given.columns and "ours" not in given.columns:
@@ -58,7 +61,10 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    names = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("it names nothing; leave it out for all.")
+    return names
 
 
 def _check(parser: argparse.ArgumentParser, option: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ def _metric(metric: Metric, series: Series, ours: Mapping[str, list[float]]) -> 
         "values": {name: [round(value, 6) for value in found] for name, found in values.items()},
         "spread": {name: _spread(found) for name, found in values.items()},
         "ratios": {name: _spread(found) for name, found in by_column.items() if found},
-        "targets": [_target(metric, target, mine, by_column) for target in metric.targets],
+        "targets": [_target(metric, target, values) for target in metric.targets],
     }
 
 
@@ -48,9 +48,12 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in shown.items()} | {"count": spread.count}
 
 
-def _target(metric: Metric, target: Target, mine: list[float], by_column: Mapping[str, list[float]]) -> dict[str, Any]:
-    values = mine if target.against is None else by_column.get(target.against)
+def _target(metric: Metric, target: Target, found: Mapping[str, list[float]]) -> dict[str, Any]:
+    values = found.get(target.of, [])
+    if target.against is not None:
+        values = ratios(values, found[target.against]) if values and target.against in found else []
     return {
+        "of": target.of,
         "against": target.against,
         "bound": target.bound,
         "aim": target.aim,
@@ -61,6 +64,8 @@ def _target(metric: Metric, target: Target, mine: list[float], by_column: Mappin
 
 def table(entry: Mapping[str, Any]) -> str:
     """One workload as Markdown."""
+    if "missing" in entry:
+        return f"Not taken: {entry['missing']}."
     columns = entry["columns"]
     others = [name for name in columns if name != "ours"]
     heads = ["", *columns, *(f"ours : {name}" for name in others), "target"]
@@ -90,7 +95,8 @@ def number(value: float) -> str:
 def _verdict(metric: Mapping[str, Any], target: Mapping[str, Any]) -> str:
     sign = "≥" if metric["better"] == "more" else "≤"
     against = f"× {target['against']}" if target["against"] else f" {metric['unit']}"
-    said = f"{sign} {target['bound']:g}{against}"
+    whose = "" if target["of"] == "ours" else f"{target['of']} "
+    said = f"{whose}{sign} {target['bound']:g}{against}"
     if target["reached"] is None:
         return f"{said}: not taken"
     verdict = "reached" if target["reached"] else "not reached"
@@ -121,12 +127,13 @@ def page(results: Mapping[str, Any]) -> str:
 def _taken(entry: Mapping[str, Any]) -> str:
     taken = entry["taken"]
     versions = ", ".join(f"{name} {version}" for name, version in taken["versions"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in taken["postgresql_settings"].items() if value)
     note = f"{entry['note']} " if entry["note"] else ""
     sizes = ", ".join(f"{name} {value}" for name, value in entry["size"].items())
     return (
         f"{note}Sizes: {sizes}. Taken {taken['date']} at {taken['commit']}, {taken['pairs']} pairs, on {taken['cores']}"
         f" cores of {taken['cpu']}, {taken['memory_mb']:,} MB, load {taken['load_before']} before; PostgreSQL"
-        f" {taken['postgresql']}, Redis {taken['redis_server']}, Python {taken['python']}, {versions}.\n"
+        f" {taken['postgresql']} ({settings}), Redis {taken['redis_server']}, Python {taken['python']}, {versions}.\n"
     )
 
 

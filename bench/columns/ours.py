@@ -30,12 +30,13 @@ BATCH = 100
 class Ours:
     name = "ours"
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, broker: int = OUR_BROKER) -> None:
+        """``broker``: the Redis database that is its alone."""
         self._lab = lab
         self.database = lab.postgres.create_database()
         self.environment = {
             "ORCHESTRATOR_DATABASE_URL": self.database,
-            "ORCHESTRATOR_BROKER_URL": lab.redis.database_url(OUR_BROKER),
+            "ORCHESTRATOR_BROKER_URL": lab.redis.database_url(broker),
             "ORCHESTRATOR_AGENT_PACKAGES": "bench",
             "ORCHESTRATOR_EGRESS": "http://127.0.0.1:*",
             "ORCHESTRATOR_LOG_LEVEL": "warning",

@@ -33,7 +33,19 @@ def _dbos(lab: Lab) -> Column:
     return Dbos(lab)
 
 
-COLUMNS: dict[str, Callable[[Lab], Column]] = {"ours": _ours, "celery": _stock, "dbos": _dbos, "sql": _floor}
+def _embedded(lab: Lab) -> Column:
+    from bench.columns.embedded import Embedded
+
+    return Embedded(lab)
+
+
+COLUMNS: dict[str, Callable[[Lab], Column]] = {
+    "ours": _ours,
+    "celery": _stock,
+    "dbos": _dbos,
+    "sql": _floor,
+    "embedded": _embedded,
+}
 
 
 def missing(name: str) -> str | None:

@@ -1,6 +1,8 @@
 """What the columns are given, in the order in which it is run."""
 
 from bench.workloads.amplification import AMPLIFICATION
+from bench.workloads.counted import INSTRUCTIONS
+from bench.workloads.embedded import EMBEDDED
 from bench.workloads.fans import FAN_IN, FAN_OUT, LONE_JOIN, NESTED, SUPERVISOR
 from bench.workloads.history import HISTORY
 from bench.workloads.idle import IDLE
@@ -23,7 +25,9 @@ WORKLOADS: tuple[Workload, ...] = (
     FLIGHT,
     RECOVERY,
     HISTORY,
+    EMBEDDED,
     SCALING,
     IDLE,
+    INSTRUCTIONS,
     AMPLIFICATION,
 )

@@ -65,6 +65,7 @@ FAN_IN = Workload(
     {"ours": fan_in, "celery": fan_in},
     {"small": 1000, "large": 10_000},
     {"small": 50, "large": 200},
+    seconds=50,
 )
 
 
@@ -81,6 +82,7 @@ SUPERVISOR = Workload(
     {"ours": supervisor, "celery": supervisor},
     {"jobs": 50},
     {"jobs": 3},
+    seconds=12,
     note="Celery: the plan's task sends its round's chord, the review's task the next plan; no round is known before.",
 )
 
@@ -98,6 +100,7 @@ NESTED = Workload(
     {"ours": nested, "celery": nested},
     {"jobs": 20, "width": 20},
     {"jobs": 2, "width": 5},
+    seconds=12,
 )
 
 
@@ -108,9 +111,10 @@ def lone_join(turn: Turn) -> Figures:
 
 LONE_JOIN = Workload(
     "join",
-    "Join latency with nothing else running: 50 fan-outs of 20, one at a time",
+    "Join latency with nothing else running: 20 fan-outs of 20, one at a time",
     (JOIN, Metric("join after the last branch, max", "ms", "less")),
     {"ours": lone_join, "celery": lone_join},
-    {"jobs": 50, "width": 20},
+    {"jobs": 20, "width": 20},
     {"jobs": 3, "width": 5},
+    seconds=32,
 )

@@ -38,5 +38,6 @@ IDLE = Workload(
     {"ours": idle},
     {"seconds": 10},
     {"seconds": 3},
+    seconds=13,
     note="Transactions stand for queries: an idle process sends one or two statements in each.",
 )

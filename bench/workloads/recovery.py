@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from bench.children import Child
 from bench.columns.column import Column, Fleet
@@ -20,10 +21,16 @@ from bench.workloads.workload import Figures, Turn, Workload
 REDELIVER = 10
 
 
-def run_calls(turn: Turn, column: Column, crash: Callable[[], None] | None) -> float:
-    """Seconds for the jobs; ``crash`` happens halfway through the time of a clean run."""
+class Run(NamedTuple):
+    seconds: float
+    #: Calls that were made again.
+    repeated: int
+
+
+def run_calls(turn: Turn, column: Column, crash: Callable[[], None] | None) -> Run:
+    """All jobs, none lost; ``crash`` happens halfway through the time of a clean run."""
     seconds = turn.size["milliseconds"] / 1000
-    with fake_server(turn.lab) as (_, port):
+    with fake_server(turn.lab) as (server, port):
         shape = Shape("calls", turn.size["calls"], port, seconds)
         timer = threading.Timer(seconds * turn.size["calls"] / 2, crash) if crash else None
         if timer is not None:
@@ -34,10 +41,11 @@ def run_calls(turn: Turn, column: Column, crash: Callable[[], None] | None) -> f
             if timer is not None:
                 timer.cancel()
                 timer.join()
-    return batch.seconds
+        server.say("how many?")
+        return Run(batch.seconds, int(server.read()) - batch.steps)
 
 
-def with_crash(turn: Turn, make: Callable[[Column], Callable[[], None]] | None) -> float:
+def with_crash(turn: Turn, make: Callable[[Column], Callable[[], None]] | None) -> Run:
     """A fresh fleet for each: a crash leaves one worker less, or a new one that is still cold."""
     column = COLUMNS[turn.column.name](turn.lab)
     threads = Fleet(workers=2, slots=50, pool="threads", redeliver_after=REDELIVER)
@@ -67,19 +75,23 @@ def kill_command(column: Column) -> Callable[[], None]:
 
 
 def ours(turn: Turn) -> Figures:
-    clean = with_crash(turn, None)
-
-    return {
-        "clean": clean,
-        "pool process killed": with_crash(turn, kill_pool) - clean,
-        "command killed": with_crash(turn, kill_command) - clean,
-        "FLUSHALL": with_crash(turn, lambda _: turn.lab.flush_redis) - clean,
+    crashes = {
+        "pool process killed": kill_pool,
+        "command killed": kill_command,
+        "FLUSHALL": lambda _: turn.lab.flush_redis,
     }
+    return _figures(turn, crashes)
 
 
 def stock(turn: Turn) -> Figures:
-    clean = with_crash(turn, None)
-    return {"clean": clean, "command killed": with_crash(turn, kill_command) - clean}
+    return _figures(turn, {"command killed": kill_command})
+
+
+def _figures(turn: Turn, crashes: dict[str, Callable[[Column], Callable[[], None]]]) -> Figures:
+    clean = with_crash(turn, None).seconds
+    runs = {name: with_crash(turn, make) for name, make in crashes.items()}
+    lost = {name: run.seconds - clean for name, run in runs.items()}
+    return {"clean": clean, **lost, "calls repeated": max(run.repeated for run in runs.values())}
 
 
 RECOVERY = Workload(
@@ -90,11 +102,12 @@ RECOVERY = Workload(
         Metric("pool process killed", "s", "less", (Target(2.0),)),
         Metric("command killed", "s", "less", (Target(4.0),)),
         Metric("FLUSHALL", "s", "less"),
+        Metric("calls repeated", "calls", "less", (Target(50),)),
     ),
     {"ours": ours, "celery": stock},
     {"jobs": 50, "calls": 4, "milliseconds": 500},
     {"jobs": 6, "calls": 2, "milliseconds": 300},
     started=False,
-    pairs=3,
+    seconds=60,
     note=f"Celery: late acknowledgement, redelivery after {REDELIVER} s. Its FLUSHALL loses jobs and is not run.",
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.columns.column import Column, Fleet
 from bench.figures import Metric
@@ -19,6 +21,8 @@ class Turn:
     lab: Lab
     column: Column
     size: Mapping[str, int]
+    #: What the workload's ``prepare`` made.
+    prepared: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +42,10 @@ class Workload:
     #: Turns of each column, where a pair takes minutes; None: as many as --pairs says.
     pairs: int | None = None
     note: str = ""
+    #: Made once for all turns of the workload, before the first, and gone after the last.
+    prepare: Callable[[Lab, Mapping[str, int]], AbstractContextManager[Any]] | None = None
+    #: Why it cannot run here, or None.
+    missing: Callable[[], str | None] = lambda: None
+    #: About so many seconds a pair takes on two cores, and the preparation before it: for the estimate that is printed.
+    seconds: int = 20
+    prepare_seconds: int = 15
