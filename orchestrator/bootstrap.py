@@ -39,8 +39,8 @@ INCARNATION = "ORCHESTRATOR_INCARNATION"
 OnLost = Callable[[Sequence[StepRef]], None]
 
 
-def open_database(settings: Settings, *, application: str = "orchestrator") -> Database:
-    """Connects lazily: nothing is sent yet."""
+def open_database(settings: Settings, *, application: str = "orchestrator", by_key: bool = False) -> Database:
+    """Connects lazily: nothing is sent yet. ``by_key``: as ``Database`` has it."""
     return Database(
         settings.database_url.get_secret_value(),
         pool_size=settings.db_pool_size,
@@ -49,6 +49,7 @@ def open_database(settings: Settings, *, application: str = "orchestrator") -> D
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
         application=application,
+        by_key=by_key,
     )
 
 
@@ -88,7 +89,7 @@ def build_engine(
     Raises ``SchemaOutdated`` and ``Unavailable``.
     """
     clock = Clock()
-    db = db or open_database(settings, application=f"orchestrator-{role}")
+    db = db or open_database(settings, application=f"orchestrator-{role}", by_key=role == "worker")
     if check_schema:
         migrations.check(db)
     engine = Engine(

@@ -13,7 +13,7 @@ from orchestrator.domain.states import JOB_MOVING, JobState, StepState
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
 from orchestrator.engine.missing import no_job
-from orchestrator.engine.settle import _Batch, publish, run_stops, tell_of_debts, write
+from orchestrator.engine.write import Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import jobs, steps
 from orchestrator.store.session import Moved, Session
 
@@ -54,9 +54,9 @@ def expire(engine: Engine, job_id: JobId) -> JobRow:
 
 def _stop(engine: Engine, job_id: JobId, tenant: str | None, decide: Callable[[Session, Advance], None]) -> JobRow:
     for attempt in range(5):
-        batch = _Batch()
+        batch = Batch()
 
-        def work(session: Session, batch: _Batch = batch) -> JobRow:
+        def work(session: Session, batch: Batch = batch) -> JobRow:
             job = jobs.lock(session, [job_id]).get(job_id)
             if job is None or (tenant is not None and job.tenant != tenant):
                 raise no_job(session, job_id)

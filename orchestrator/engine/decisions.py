@@ -16,7 +16,7 @@ from orchestrator.domain.states import JOB_MOVING
 from orchestrator.domain.waits import DECISIONS, WITH_OUTPUT, Decision, Reason
 from orchestrator.engine import audit
 from orchestrator.engine.context import Engine
-from orchestrator.engine.settle import _Batch, publish, run_stops, tell_of_debts, write
+from orchestrator.engine.write import Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import history, jobs, steps, waits
 from orchestrator.store.session import Moved, Session
 
@@ -75,9 +75,9 @@ def decide(
     Raises ``NotFound``, ``InvalidInput``, ``PayloadTooLarge``, or ``Conflict`` that says who decided what.
     """
     for attempt in range(5):
-        batch = _Batch()
+        batch = Batch()
 
-        def work(session: Session, batch: _Batch = batch) -> dict[str, Any]:
+        def work(session: Session, batch: Batch = batch) -> dict[str, Any]:
             return _decide(engine, session, batch, wait_id, decision, output, by=by, note=note, tenant=tenant)
 
         try:
@@ -94,7 +94,7 @@ def decide(
 def _decide(
     engine: Engine,
     session: Session,
-    batch: _Batch,
+    batch: Batch,
     wait_id: str,
     decision: str,
     output: Any,

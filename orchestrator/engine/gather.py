@@ -113,14 +113,21 @@ def _outputs(session: Session, wanted: set[Key], known: Iterable[Iterable[StepRo
     return found | steps.outputs(session, missing) if missing else found
 
 
-def reads_members(row: StepRow) -> bool:
-    """Whether the step's execution reads what is below it: the body of a join does."""
+def reads_the_latest(row: StepRow) -> bool:
+    """Whether the step's execution reads what the transaction that makes it ready may write.
+
+    The body of a join reads what is below it; an undoing composite reads what is owed.
+    """
+    return row.kind is Kind.UNDO or _reads_members(row)
+
+
+def _reads_members(row: StepRow) -> bool:
     return row.kind not in (Kind.AGENT, Kind.SEQUENCE) and row.width is not None
 
 
 def _reads(session: Session, node: Node, row: StepRow) -> tuple[dict[str, StepPath], list[StepRow]]:
     names = {read.name: read.path(row.path) for read in node.reads}
-    if not reads_members(row):
+    if not _reads_members(row):
         return names, []
     if node.kind is Kind.SUPERVISE:
         one = StepPath(f"{row.path}/round-{row.round}")

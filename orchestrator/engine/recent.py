@@ -39,6 +39,9 @@ class Recent:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[JobId, Remembered] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._jobs)
+
     def take(self, job_id: JobId, at: float) -> Remembered | None:
         with self._lock:
             found = self._jobs.pop(job_id, None)

@@ -14,7 +14,7 @@ from orchestrator.domain.plan import StepRow
 from orchestrator.domain.reroute import Reroute
 from orchestrator.domain.states import JOB_MOVING, StepState
 from orchestrator.engine.context import Engine
-from orchestrator.engine.settle import _Batch, publish, run_stops, tell_of_debts, write
+from orchestrator.engine.write import Batch, publish, run_stops, tell_of_debts, write
 from orchestrator.store import breakers, jobs, steps
 from orchestrator.store.feed import Limited
 from orchestrator.store.session import Moved, Session
@@ -45,7 +45,7 @@ def reroute(engine: Engine, held: Iterable[Limited]) -> int:
 
 def _move(engine: Engine, tenant: str, agent: str, found: Sequence[Found]) -> None:
     for attempt in range(5):
-        batch = _Batch()
+        batch = Batch()
         try:
             engine.db.run(lambda session: _move_in(engine, session, tenant, agent, found, batch))  # noqa: B023
             break
@@ -55,7 +55,7 @@ def _move(engine: Engine, tenant: str, agent: str, found: Sequence[Found]) -> No
     publish(engine, batch)
 
 
-def _move_in(engine: Engine, session: Session, tenant: str, agent: str, found: Sequence[Found], batch: _Batch) -> None:
+def _move_in(engine: Engine, session: Session, tenant: str, agent: str, found: Sequence[Found], batch: Batch) -> None:
     by_job: dict[JobId, list[Found]] = defaultdict(list)
     for one in found:
         by_job[one[0]].append(one)

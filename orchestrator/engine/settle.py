@@ -8,11 +8,9 @@ claimed in that same transaction and handed back (*continuation in place*). Zero
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 from orchestrator.crashpoints import crashpoint
 from orchestrator.domain.advance import Advance
@@ -21,14 +19,13 @@ from orchestrator.domain.outcome import Usage
 from orchestrator.domain.plan import Kind, Plan, StepRow
 from orchestrator.domain.result import Result, Retrying, Succeeded
 from orchestrator.domain.saga import Debt
-from orchestrator.domain.states import STEP_MOVES_BY_ITSELF, JobState, StepState
-from orchestrator.engine import breakers
-from orchestrator.engine.context import Engine, PayloadSizes
+from orchestrator.domain.states import JobState, StepState
+from orchestrator.engine.context import Engine
 from orchestrator.engine.feed import step_ref
-from orchestrator.engine.gather import Claimed, gather, learn, plans_of, reads_members
-from orchestrator.store import changes, compensations, desk, feed, history, jobs, payloads, steps, waits, webhooks
-from orchestrator.store.changes import Changes
-from orchestrator.store.rows import job_row, job_values, step_row, step_values
+from orchestrator.engine.gather import Claimed, gather, learn, plans_of, reads_the_latest
+from orchestrator.engine.write import Batch, publish, run_stops, tell_one, write
+from orchestrator.store import compensations, feed, jobs, payloads, steps
+from orchestrator.store.rows import job_row, step_row
 from orchestrator.store.session import Moved, Session
 
 #: So many of the steps that come after one are read with it.
@@ -67,22 +64,6 @@ class Settled:
     body: StepRef | None = None
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What one transaction publishes once it is committed."""
-
-    ready: list[StepRow] = field(default_factory=list)
-    published: list[StepRef] = field(default_factory=list)
-    #: Ready rows that their settle's caller publishes.
-    bodies: list[StepRow] = field(default_factory=list)
-    #: Agents that said 429 and how long: (tenant, agent): seconds.
-    pauses: dict[tuple[str, str], float] = field(default_factory=dict)
-    timers: list[float] = field(default_factory=list)
-    wake: set[QueueName] = field(default_factory=set)
-    #: Jobs that go on here in place.
-    going_on: list[Advance] = field(default_factory=list)
-
-
 def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
     """Claims what is still ready of ``refs``. What is missing from the answer belongs to someone else, or to no one."""
 
@@ -108,7 +89,7 @@ def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
 def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
     """Writes ``intents`` (of any jobs) in one transaction, then publishes what became ready."""
     for attempt in range(5):
-        batch = _Batch()
+        batch = Batch()
         try:
             settled = engine.db.run(lambda session: settle_in(engine, session, intents, batch))  # noqa: B023
             break
@@ -141,15 +122,7 @@ def prepare(engine: Engine, claimed: Claimed, rows: Sequence[StepRow]) -> bool:
     return engine.db.run(work)
 
 
-def publish(engine: Engine, batch: _Batch) -> None:
-    engine.feed.committed(batch.published, batch.ready)
-    for delay in batch.timers:
-        engine.feed.wake_at(delay)
-    if batch.wake:
-        engine.feed.wake(batch.wake)
-
-
-def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch: _Batch) -> list[Settled]:
+def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch: Batch) -> list[Settled]:
     """The transaction's work."""
     by_job: dict[JobId, list[int]] = defaultdict(list)
     for index, intent in enumerate(intents):
@@ -163,16 +136,16 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
     for advance in advances:
         for index in by_job[advance.job.id]:
             _apply(engine, session, advance, intents[index], index, results, follow, batch)
-    # Members of a join are read once they are written, everything else before: nothing may follow the write then.
-    now_known = [row for _, row in follow if not reads_members(row)]
+    # All that can be read before the write is: then nothing need follow it.
+    now_known = [row for _, row in follow if not reads_the_latest(row)]
     rows_here = [advance.rows.values() for advance in advances]
     gathered = gather(engine, session, now_known, rows_here)
     crashpoint("settle.before_commit")
     write(engine, session, advances, batch, now, last=len(now_known) == len(follow))
-    gathered |= gather(engine, session, [row for _, row in follow if reads_members(row)], rows_here)
+    gathered |= gather(engine, session, [row for _, row in follow if reads_the_latest(row)], rows_here)
     for index, row in follow:
         results[index].next = gathered[row.job_id, row.path]
-    going_on = {row.job_id for _, row in follow if plans[row.job_id].line(row.path, row.ref)}
+    going_on = {row.job_id for _, row in follow if _line(plans[row.job_id], row.path, row.ref) is not None}
     batch.going_on = [advance for advance in advances if advance.job.id in going_on]
     return results
 
@@ -222,30 +195,21 @@ def _loaded(engine: Engine, session: Session, plans: Mapping[JobId, Plan], inten
     ]
     for advance in advances:
         advance.debts = debts.get(advance.job.id, {})
-        _tell_of_debts(session, advance, owing)
+        tell_one(session, advance, owing)
     return advances
 
 
 def _concerned(plan: Plan, intent: Settle) -> list[StepPath]:
     """What the settle may move; and all that comes after it in its line, if this process is likely to go on with it."""
     paths = plan.touched(intent.path, intent.ref)
-    if intent.continue_on and isinstance(intent.result, Succeeded) and not plan.compensates:
-        paths += (plan.line(intent.path, intent.ref) or [])[:AHEAD]
+    if intent.continue_on and isinstance(intent.result, Succeeded):
+        paths += (_line(plan, intent.path, intent.ref) or [])[:AHEAD]
     return paths
 
 
-def tell_of_debts(session: Session, advances: Sequence[Advance]) -> None:
-    """Whether their jobs owe anything: asked only where a step can be undone at all."""
-    owers = [advance.job.id for advance in advances if advance.plan.compensates]
-    owing = compensations.owing(session, owers) if owers else set()
-    for advance in advances:
-        _tell_of_debts(session, advance, owing)
-
-
-def _tell_of_debts(session: Session, advance: Advance, owing: Collection[JobId]) -> None:
-    if advance.job.id in owing:
-        advance.owing = True
-        advance.branches_owe = partial(compensations.branches_owe, session, advance.job.id)
+def _line(plan: Plan, path: StepPath, ref: str) -> list[StepPath] | None:
+    """What comes after a step that its job may be remembered with; a job that can owe is read each time."""
+    return None if plan.compensates else plan.line(path, ref)
 
 
 def _debts(session: Session, intents: Sequence[Settle]) -> dict[JobId, dict[int, Debt]]:
@@ -265,7 +229,7 @@ def _apply(
     index: int,
     results: list[Settled],
     follow: list[tuple[int, StepRow]],
-    batch: _Batch,
+    batch: Batch,
 ) -> None:
     row = advance.rows.get(intent.path)
     if row is None or row.state is not StepState.RUNNING or row.fence != intent.fence:
@@ -307,7 +271,7 @@ def _closes_join(advance: Advance, row: StepRow) -> bool:
     return parent.live == 1 and advance.plan.nodes[parent.ref].has_body
 
 
-def _after_retry(row: StepRow, result: Retrying, batch: _Batch) -> None:
+def _after_retry(row: StepRow, result: Retrying, batch: Batch) -> None:
     if row.state is StepState.RETRYING:
         batch.timers.append(result.delay)
     if row.agent is not None and not result.charged:  # it said 429 and how long: nobody calls it till then
@@ -342,91 +306,3 @@ def _held(plans: Mapping[JobId, Plan], intents: Iterable[Settle]) -> Counter[tup
             if plan.nodes[ref].max_concurrency is not None:
                 wanted[intent.job_id, path] += 1
     return wanted
-
-
-def run_stops(session: Session, advance: Advance) -> None:
-    """Cancels the subtrees that were decided against, until no further one follows."""
-    while advance.stops:
-        top, live_too = advance.stops.pop(0)
-        advance.stop(top, live_too, steps.load_open_below(session, advance.job.id, top))
-
-
-def write(
-    engine: Engine, session: Session, advances: Sequence[Advance], batch: _Batch, now: float, *, last: bool = False
-) -> None:
-    """Writes what ``advances`` decided. ``last``: the caller asks nothing more of this transaction."""
-    counts: Counter[Any] = Counter()
-    for advance in advances:
-        for row in advance.ready:
-            if row.path not in advance.changed and row.path in advance.before:
-                advance.changed[row.path] = row
-    calls = breakers.judge(engine, session, advances, now)
-    for (tenant, paused), seconds in sorted(batch.pauses.items()):
-        feed.pause_agent(session, tenant, paused, seconds)
-    ready = [row for advance in advances for row in advance.ready if row.state is StepState.READY]
-    batch.published.extend(engine.feed.take(session, ready, now, batch.bodies))
-    batch.ready.extend(ready)
-    for advance in advances:
-        _job_waits_or_runs(session, advance)
-    rows = Changes(jobs=[_job_row(advance) for advance in advances], calls=calls)
-    for advance in advances:
-        written = [*advance.changed.values(), *advance.created]
-        payloads.write(
-            session, (value for row in written for value in (row.output, row.vars)), engine.sizes.compress_bytes
-        )
-        rows.moved += steps.moved(advance.changed.values(), advance.before)
-        rows.created += map(step_values, advance.created)
-        rows.attempts += history.attempt_rows(advance.job.id, advance.attempts, now)
-        rows.events += history.event_rows(advance.events)
-        rows.webhooks += webhooks.owed(advance.job, advance.events)
-        counts.update(advance.counts)
-    rows.counts = history.count_rows(engine.process, counts)
-    last = last and not any(advance.more_to_write for advance in advances)
-    if not changes.write(session, rows, last=last):
-        raise Moved
-    for advance in advances:
-        for parent, limit in advance.prepared:
-            batch.wake |= steps.make_ready(session, advance.job.id, parent, limit)
-        _write_undoing(session, advance, engine.sizes)
-        _write_for_people(engine, session, advance)
-
-
-def _job_row(advance: Advance) -> changes.Row:
-    """What of the job may change; what was recalled is written only if nothing has happened to the job since."""
-    values = job_values(advance.job)
-    del values["input"], values["tags"]
-    return {**values, "was_events": advance.had_events} if advance.recalled else values
-
-
-def _write_for_people(engine: Engine, session: Session, advance: Advance) -> None:
-    waits.open_all(session, advance.asked)
-    waits.cancel_open(session, advance.job.id, advance.answered)  # also one that this very batch has asked
-    for path, failure in advance.letters:
-        crashpoint("dead_letter.move")
-        agent = advance.rows[path].agent if path in advance.rows else None
-        desk.park(session, engine.clock.new_id(), advance.job, path, failure, agent)
-
-
-def _job_waits_or_runs(session: Session, advance: Advance) -> None:
-    """A job that asks people is waiting while nothing else of it moves. All moves but claims are under its lock."""
-    job = advance.job
-    if job.state not in (JobState.RUNNING, JobState.WAITING) or not (job.waits or job.state is JobState.WAITING):
-        return
-    moves = (
-        job.waits == 0
-        or bool(advance.prepared)
-        or any(row.state in STEP_MOVES_BY_ITSELF for row in advance.rows.values())
-        or waits.another_step_moves(session, job.id, advance.rows)
-    )
-    job.state = JobState.RUNNING if moves else JobState.WAITING
-
-
-def _write_undoing(session: Session, advance: Advance, sizes: PayloadSizes) -> None:
-    job_id = advance.job.id
-    if advance.owed:
-        payloads.write(session, (debt.input for debt in advance.owed), sizes.compress_bytes)
-        compensations.note(session, job_id, advance.owed)
-    if advance.paid:
-        compensations.pay(session, job_id, advance.paid)
-    for opened in advance.undoing:
-        compensations.begin(session, job_id, opened)

@@ -19,11 +19,10 @@ from orchestrator.store.session import MOVED, Session
 
 Row = dict[str, Any]
 
-#: Columns of a step that a settle may change; what it is and where it stands never moves.
+#: Columns of a step that no settle changes: what it is and where it stands never moves.
+STEP_FIXED = ("ref", "kind", "parent", "seq", "tenant", "vars", "vars_ref", "undoes")
 STEP_MUTABLE = tuple(
-    column.name
-    for column in tables.steps.columns
-    if column.name not in {"job_id", "path", "ref", "kind", "parent", "seq", "tenant", "vars", "vars_ref", "undoes"}
+    column.name for column in tables.steps.columns if column.name not in {"job_id", "path", *STEP_FIXED}
 )
 JOB_MUTABLE = tuple(
     "state run events steps output output_ref failure deadline_at started_at finished_at cost_usd input_tokens"
@@ -56,23 +55,24 @@ class Changes:
 def write(session: Session, changes: Changes, *, last: bool = False) -> bool:
     """Writes them all; False when a step or job moved since it was loaded (roll back and begin again).
 
-    ``last``: nothing follows in this transaction. If nothing went before either it need not be begun: PostgreSQL
-    refuses the whole statement by itself then, and ``Moved`` is raised.
+    ``last``: nothing follows in this transaction. If nothing went before either it need not be begun. PostgreSQL
+    refuses such a statement whole, and one that names a job's events: ``Moved`` is raised.
     """
     changes.moved.sort(key=lambda row: (row["job_id"], row["path"]))
     changes.jobs.sort(key=lambda row: str(row["id"]))
     if session.postgres:
         return _write_postgres(session, changes, last=last)
+    updated = session.many(_update_job(), [{"was_events": None, **row} for row in changes.jobs])
+    if updated < len(changes.jobs) or session.many(_update_step(), changes.moved) < len(changes.moved):
+        return False
     insert(session, tables.jobs, changes.new_jobs)
     insert(session, tables.steps, changes.created, "ON CONFLICT (job_id, path) DO NOTHING")
-    won = session.many(_update_step(), changes.moved) == len(changes.moved)
     insert(session, tables.attempts, changes.attempts)
     insert(session, tables.events, changes.events)
-    updated = session.many(_update_job(), [{"was_events": None, **row} for row in changes.jobs])
     insert(session, tables.rollups, changes.counts, _COUNT)
     insert(session, tables.breaker_calls, changes.calls, _CALLS)
     session.many(f"UPDATE webhooks SET {_OWE.format(upto=':upto')} WHERE job_id = :job_id", changes.webhooks)
-    return won and updated == len(changes.jobs)
+    return True
 
 
 def insert_jobs(session: Session, rows: Sequence[Row], conflict: str) -> list[str]:
@@ -127,8 +127,9 @@ def _write_postgres(session: Session, changes: Changes, *, last: bool) -> bool:
         return True
     values: Row = {name: _json(parts[name]) for name in present}
     expected = len(changes.moved) + len(changes.jobs)
-    if last:
-        return session.alone(_statement(present, guarded=True), {**values, "expected": expected}) is not None
+    if last or any("was_events" in row for row in changes.jobs):
+        send = session.alone if last else session.value
+        return send(_statement(present, guarded=True), {**values, "expected": expected}) is not None
     return bool(session.value(_statement(present), values) == expected)
 
 
@@ -154,7 +155,8 @@ def _statement(present: tuple[str, ...], *, guarded: bool = False) -> str:
 
 
 def _json(rows: Sequence[Row]) -> str:
-    return orjson.dumps(rows).decode()
+    """What is not there is NULL."""
+    return orjson.dumps([{name: value for name, value in row.items() if value is not None} for row in rows]).decode()
 
 
 def _type(table: Table, name: str) -> str:

@@ -31,8 +31,13 @@ from orchestrator.store.session import READ_ONLY, RETRYABLE, Session, sqlstate, 
 T = TypeVar("T")
 
 
+#: A document of rows is a hundred to PostgreSQL's planner, be it one: while the tables are small it would rather read
+#: them whole and hash them than look the rows up.
+_BY_KEY = " -c enable_hashjoin=off -c enable_mergejoin=off"
+
+
 class Database:
-    """A pool of connections to one database."""
+    """A pool of connections to one database. ``by_key``: for one who reads and writes few rows, by their keys."""
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class Database:
         statement_timeout: float = 30.0,
         lock_timeout: float = 5.0,
         application: str = "orchestrator",
+        by_key: bool = False,
     ) -> None:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
@@ -63,7 +69,7 @@ class Database:
                     "application_name": application,
                     "prepare_threshold": 2,
                     "options": f"-c statement_timeout={int(statement_timeout * 1000)}"
-                    f" -c lock_timeout={int(lock_timeout * 1000)}",
+                    f" -c lock_timeout={int(lock_timeout * 1000)}{_BY_KEY if by_key else ''}",
                     **_notice_a_lost_host(statement_timeout),
                 },
             )

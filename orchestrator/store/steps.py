@@ -150,7 +150,10 @@ def moved(rows: Iterable[StepRow], before: Mapping[StepPath, tuple[StepState, in
     out = []
     for row in rows:
         state, fence = before[row.path]
-        out.append({**step_values(row), "was_state": state.value, "was_fence": fence})
+        values = step_values(row)
+        for name in changes.STEP_FIXED:
+            del values[name]
+        out.append({**values, "was_state": state.value, "was_fence": fence})
     return out
 
 

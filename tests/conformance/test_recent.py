@@ -1,0 +1,121 @@
+"""What a process remembers of a job it goes on with: never believed against what happened meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.ids import JobId, StepPath
+from orchestrator.domain.outcome import Stored
+from orchestrator.domain.result import Succeeded
+from orchestrator.engine import cancel, release
+from orchestrator.engine.gather import Claimed
+from orchestrator.engine.recent import KEEP, TOO_OLD, Recent
+from orchestrator.engine.settle import Settle, Settled, claim, settle
+from orchestrator.store import steps
+from tests.support.bench import Bench
+from tests.support.listening import listening
+
+ECHO = {"echo": {"kind": "scripted"}}
+
+
+def line(*names: str) -> dict[str, Any]:
+    return {"name": "t", "agents": ECHO, "steps": [{"id": name, "agent": "echo"} for name in names]}
+
+
+def begun(bench: Bench, flow: dict[str, Any], input: Any = None) -> Claimed:
+    """The first step of a new job, claimed."""
+    bench.submit(flow, input)
+    bench.pump()
+    return next(iter(claim(bench.engine, [bench.take()]).values()))
+
+
+def done(bench: Bench, mine: Claimed) -> Settled:
+    row = mine.row
+    intent = Settle(
+        row.job_id, row.path, row.ref, row.fence, Succeeded(Stored("1")), continue_on=frozenset({"default"})
+    )
+    return settle(bench.engine, [intent])[0]
+
+
+def next_of(settled: Settled) -> Claimed:
+    assert settled.won
+    assert settled.next is not None
+    return settled.next
+
+
+def test_a_line_is_read_once_and_written_in_one_trip_a_step(bench: Bench) -> None:
+    second = next_of(done(bench, begun(bench, line("a", "b", "c", "d"))))
+    with listening() as heard:
+        third = next_of(done(bench, second))
+    assert not any(sql.lstrip().startswith("SELECT") for sql in heard.said)
+    assert heard.trips == (1 if bench.db.dialect.name == "postgresql" else len(heard.said))
+    last = next_of(done(bench, third))
+    assert done(bench, last).won
+    assert bench.job(last.row.job_id)["state"] == "succeeded"
+    bench.check()
+
+
+def test_a_cancel_between_two_steps_is_seen(bench: Bench) -> None:
+    second = next_of(done(bench, begun(bench, line("a", "b", "c"))))
+    job = second.row.job_id
+    cancel.cancel(bench.engine, job)
+    settled = done(bench, second)
+    assert settled.won
+    assert settled.next is None
+    assert bench.job(job)["state"] == "cancelled"
+    assert {path: step["state"] for path, step in bench.steps(job).items() if path} == {
+        "a": "succeeded",
+        "b": "succeeded",
+        "c": "cancelled",
+    }
+    bench.check()
+
+
+def test_a_lease_that_was_lost_meanwhile_is_seen(bench: Bench) -> None:
+    """The number of events is the same; the fence of the step is not."""
+    second = next_of(done(bench, begun(bench, line("a", "b", "c"))))
+    job = second.row.job_id
+    rows = bench.db.run(lambda session: steps.load(session, job, [StepPath("b")]))
+    assert release.release_lost(bench.engine, rows) == 1
+    before = bench.steps(job)
+    assert not done(bench, second).won
+    assert bench.steps(job) == before
+    bench.drive()
+    assert bench.job(job)["state"] == "succeeded"
+    bench.check()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"id": "f", "for_each": "[1, 2]", "do": [{"id": "x", "agent": "echo"}, {"id": "y", "agent": "echo"}]},
+        {"id": "f", "parallel": {"l": [{"id": "x", "agent": "echo"}, {"id": "y", "agent": "echo"}]}},
+    ],
+)
+def test_beside_others_nothing_is_remembered(bench: Bench, around: dict[str, Any]) -> None:
+    opened = next_of(done(bench, begun(bench, {"name": "t", "agents": ECHO, "steps": [*line("a")["steps"], around]})))
+    assert opened.row.path == "f"
+    bench.runner.stop((opened.row.job_id, opened.row.path, opened.row.fence), lost=True)
+    rows = bench.db.run(lambda session: steps.load(session, opened.row.job_id, [StepPath("f")]))
+    release.release_lost(bench.engine, rows)
+    bench.drive()
+    assert bench.job(opened.row.job_id)["state"] == "succeeded"
+    assert len(bench.engine.recent) == 0
+    bench.check()
+
+
+def test_what_is_old_or_too_much_is_forgotten(bench: Bench) -> None:
+    second = next_of(done(bench, begun(bench, line("a", "b"))))
+    known = bench.engine.recent.take(second.row.job_id, bench.clock.monotonic())
+    assert known is not None
+    recent = Recent()
+    for number in range(KEEP + 1):
+        known.job.id = JobId(str(number))
+        recent.keep(known.job, known.rows.values(), known.now, at=100.0)
+    assert len(recent) == KEEP
+    assert recent.take(JobId("0"), 100.0) is None
+    assert recent.take(JobId("1"), 100.0 + TOO_OLD) is None
+    assert recent.take(JobId("2"), 100.0) is not None
+    assert recent.take(JobId("2"), 100.0) is None
