@@ -89,7 +89,7 @@ def build_engine(
     Raises ``SchemaOutdated`` and ``Unavailable``.
     """
     clock = Clock()
-    db = db or open_database(settings, application=f"orchestrator-{role}", by_key=role == "worker")
+    db = db or open_database(settings, application=f"orchestrator-{role}", by_key=role in ("worker", "scheduler"))
     if check_schema:
         migrations.check(db)
     engine = Engine(

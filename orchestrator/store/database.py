@@ -31,9 +31,9 @@ from orchestrator.store.session import READ_ONLY, RETRYABLE, Session, sqlstate, 
 T = TypeVar("T")
 
 
-#: A document of rows is a hundred to PostgreSQL's planner, be it one: while the tables are small it would rather read
-#: them whole and hash them than look the rows up.
-_BY_KEY = " -c enable_hashjoin=off -c enable_mergejoin=off"
+#: A document of rows is a hundred to PostgreSQL's planner, be it one; and of a table that was never analysed it knows
+#: nothing. While tables are small it would rather read them whole than look rows up by their keys: dearly, each time.
+_BY_KEY = " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 
 
 class Database:
@@ -69,7 +69,7 @@ class Database:
                     "application_name": application,
                     "prepare_threshold": 2,
                     "options": f"-c statement_timeout={int(statement_timeout * 1000)}"
-                    f" -c lock_timeout={int(lock_timeout * 1000)}{_BY_KEY if by_key else ''}",
+                    f" -c lock_timeout={int(lock_timeout * 1000)} -c jit=off{_BY_KEY if by_key else ''}",
                     **_notice_a_lost_host(statement_timeout),
                 },
             )

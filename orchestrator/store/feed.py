@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.store import breakers
+from orchestrator.store.changes import STATE
 from orchestrator.store.session import Session, Statement
 
 _BACKLOG = "queue = :queue AND state = 'ready' AND dispatched_at IS NULL"
@@ -82,21 +83,28 @@ def candidates(
 
 def ring(session: Session, refs: Sequence[StepRef]) -> int:
     """Marks steps dispatched, stamped with their queue's newest marker. Publish after the commit."""
-    return session.many(
-        "UPDATE steps SET dispatched_at = {now},"
-        " mark = coalesce((SELECT marker FROM queues q WHERE q.queue = steps.queue), 0)"
-        " WHERE job_id = :job AND path = :path AND epoch = :epoch AND state = 'ready' AND dispatched_at IS NULL",
-        [{"job": r.job_id, "path": r.path, "epoch": r.epoch} for r in sorted(refs, key=lambda r: (r.job_id, r.path))],
-    )
+    marked = "dispatched_at = {now}, mark = coalesce((SELECT marker FROM queues q WHERE q.queue = steps.queue), 0)"
+    return _update_ready(session, refs, marked, "AND dispatched_at IS NULL")
 
 
 def unring(session: Session, refs: Sequence[StepRef]) -> int:
     """The publish failed: back to the backlog."""
-    return session.many(
-        "UPDATE steps SET dispatched_at = NULL, mark = NULL"
-        " WHERE job_id = :job AND path = :path AND epoch = :epoch AND state = 'ready'",
-        [{"job": r.job_id, "path": r.path, "epoch": r.epoch} for r in sorted(refs, key=lambda r: (r.job_id, r.path))],
+    return _update_ready(session, refs, "dispatched_at = NULL, mark = NULL")
+
+
+def _update_ready(session: Session, refs: Sequence[StepRef], what: str, where: str = "") -> int:
+    """Sets ``what`` on those of ``refs`` that are still ready."""
+    if not refs:
+        return 0
+    ordered = sorted(refs, key=lambda ref: (ref.job_id, ref.path))
+    source, values = session.dialect.table(
+        job=[ref.job_id for ref in ordered], path=[ref.path for ref in ordered], epoch=[ref.epoch for ref in ordered]
     )
+    return session.execute(
+        f"UPDATE steps SET {what} FROM {source} WHERE steps.job_id = v.job AND steps.path = v.path"
+        f" AND steps.epoch = v.epoch AND steps.{STATE} = 'ready' {where}",
+        values,
+    ).rowcount
 
 
 def queues_with_backlog(session: Session, older_than: float = 0.0) -> list[QueueName]:

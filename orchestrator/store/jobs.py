@@ -86,10 +86,10 @@ def by_key(session: Session, tenant: str, key: str) -> JobRow | None:
 
 def by_keys(session: Session, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], JobRow]:
     """The jobs with these idempotency keys, each with its tenant."""
-    source = "jsonb_array_elements(CAST(:names AS jsonb)) AS v(value)" if session.postgres else "json_each(:names) AS v"
+    wanted = sorted(names)
+    source, values = session.dialect.table(owner=[owner for owner, _ in wanted], key=[key for _, key in wanted])
     rows = session.rows(
-        f"SELECT {JOB_SELECT} FROM {source} JOIN jobs j ON j.tenant = v.value->>0 AND j.idempotency_key = v.value->>1",
-        {"names": json.dumps(sorted(names))},
+        f"SELECT {JOB_SELECT} FROM {source} JOIN jobs j ON j.tenant = v.owner AND j.idempotency_key = v.key", values
     )
     return {(row["tenant"], row["idempotency_key"]): job_row(row) for row in rows}
 

@@ -10,6 +10,7 @@ from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath, Ste
 from orchestrator.domain.plan import StepRow
 from orchestrator.domain.states import JOB_CLAIMABLE, STEP_TERMINAL, StepState
 from orchestrator.store import changes, tables
+from orchestrator.store.dialect import Dialect
 from orchestrator.store.rows import STEP_SELECT, step_row, step_values
 from orchestrator.store.session import Session, Statement
 
@@ -39,7 +40,7 @@ def claim(
     names = json.dumps(sorted({ref.job_id for ref in ordered}))
     start = f"{sql} AND {session.dialect.any_of('id', 'jobs')}", {"jobs": names}
     if session.postgres:
-        _, won, *answers = session.together(start, _claim_postgres(ordered, owner, lease), *beside)
+        _, won, *answers = session.together(start, _claim_postgres(session.dialect, ordered, owner, lease), *beside)
         return [step_row(row) for row in won], answers
     session.execute(*start)
     won = []
@@ -54,20 +55,16 @@ def claim(
     return [step_row(row) for row in won], session.together(*beside)
 
 
-def _claim_postgres(refs: Sequence[StepRef], owner: Incarnation, lease: float) -> Statement:
+def _claim_postgres(dialect: Dialect, refs: Sequence[StepRef], owner: Incarnation, lease: float) -> Statement:
+    source, values = dialect.table(
+        job=[ref.job_id for ref in refs], path=[ref.path for ref in refs], epoch=[ref.epoch for ref in refs]
+    )
     sql = (
-        f"UPDATE steps AS s SET {_CLAIM_SET}"
-        " FROM unnest(CAST(:jobs AS text[]), CAST(:paths AS text[]), CAST(:epochs AS int[])) AS v(job, path, epoch),"
+        f"UPDATE steps AS s SET {_CLAIM_SET} FROM {source},"
         f" jobs j WHERE s.job_id = v.job AND s.path = v.path AND s.epoch = v.epoch AND s.{changes.STATE} = 'ready'"
         f" AND {_RUNG} AND j.id = v.job AND j.state IN ({_MOVING}) RETURNING {STEP_SELECT}"
     )
-    return sql, {
-        "jobs": [ref.job_id for ref in refs],
-        "paths": [ref.path for ref in refs],
-        "epochs": [ref.epoch for ref in refs],
-        "owner": owner,
-        "lease": lease,
-    }
+    return sql, {**values, "owner": owner, "lease": lease}
 
 
 def unlocked(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> set[tuple[JobId, StepPath]]:
@@ -99,12 +96,9 @@ def load_many(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> list[
 
 def loading(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> Statement:
     """What ``load_many`` asks; each row of the answer is a ``step_row``."""
-    pairs = [list(key) for key in sorted(set(keys))]
-    source = "jsonb_array_elements(CAST(:keys AS jsonb)) AS v(value)" if session.postgres else "json_each(:keys) AS v"
-    return (
-        f"SELECT {STEP_SELECT} FROM {source} JOIN steps s ON s.job_id = v.value->>0 AND s.path = v.value->>1",
-        {"keys": json.dumps(pairs)},
-    )
+    wanted = sorted(set(keys))
+    source, values = session.dialect.table(job=[job_id for job_id, _ in wanted], path=[path for _, path in wanted])
+    return f"SELECT {STEP_SELECT} FROM {source} JOIN steps s ON s.job_id = v.job AND s.path = v.path", values
 
 
 def load_held(session: Session, job_id: JobId, parent: StepPath, limit: int) -> list[StepRow]:
