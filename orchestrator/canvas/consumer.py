@@ -51,6 +51,7 @@ class StepTasks(Tasks):
 
     def _gate_virtual(self, c: Any, channel: Any) -> None:
         channel.qos.can_consume = c.has_free_slot
+        channel.qos.can_consume_max_estimate = c.free_slots
         if c.paces_itself:
             c.pool.use_gate(OpenGate())
 
@@ -93,10 +94,13 @@ class StepConsumer(Consumer):
 
     # Slots
 
-    def has_free_slot(self) -> bool:
+    def free_slots(self) -> int:
         if self.paces_itself:
-            return bool(self.pool.free_slots() > 0)
-        return bool(len(state.reserved_requests) < self.pool.num_processes)
+            return int(self.pool.free_slots())
+        return max(0, int(self.pool.num_processes) - len(state.reserved_requests))
+
+    def has_free_slot(self) -> bool:
+        return self.free_slots() > 0
 
     def post(self, work: Callable[[], None]) -> None:
         """Runs ``work`` on this consumer's thread, soon. From any thread; py-amqp allows no other."""
