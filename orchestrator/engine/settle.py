@@ -96,9 +96,8 @@ def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
         except Moved:
             if attempt == 4:
                 raise
-    at = engine.clock.monotonic()
     for advance in batch.going_on:
-        engine.recent.keep(advance.job, advance.rows.values(), advance.now, at)
+        engine.recent.keep(advance.job, advance.rows.values(), advance.now, batch.at)
     if any(intent.undoes is not None for intent in intents):
         crashpoint("compensation.after_commit")
     else:
@@ -130,7 +129,7 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
     # What never changes of a job is known before its lock, so all that the lock guards is asked for together with it.
     plans = plans_of(engine, session, set(by_job))
     advances = _recalled(engine, plans, intents, by_job) or _loaded(engine, session, plans, intents)
-    now = max((advance.now for advance in advances), default=0.0)
+    now, batch.at = max((advance.now for advance in advances), default=0.0), engine.clock.monotonic()
     results = [Settled(won=False) for _ in intents]
     follow: list[tuple[int, StepRow]] = []
     for advance in advances:

@@ -25,7 +25,7 @@ _UNAVAILABLE = {READ_ONLY, "57P01", "57P02", "57P03", "57014", "53100", "53200",
 _LOCKED = "55P03"
 _MISSING = {"42P01", "42703"}
 #: invalid_text_representation; and what a statement that refuses itself calls a number.
-_BAD_TEXT, MOVED = "22P02", "moved"
+_BAD_TEXT, MOVED = "22P02", "moved_meanwhile"
 #: PEP 249's names of what says that it is not the statement that is wrong.
 _AWAY = {"OperationalError", "InterfaceError"}
 
@@ -137,7 +137,7 @@ def translated() -> Iterator[None]:
             "every database connection is in use.", mend="Try again; raise ORCHESTRATOR_DB_POOL_SIZE."
         ) from error
     except Exception as error:
-        if sqlstate(error) == _BAD_TEXT and f'"{MOVED}"' in str(error):
+        if sqlstate(error) == _BAD_TEXT and MOVED in str(error):
             raise Moved from error
         meaning = _meaning(error.orig if isinstance(error, DBAPIError) else error)
         if meaning is None:
