@@ -9,7 +9,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -317,14 +316,14 @@ class Runner:
             self.engine.feed.ended(row.queue, limited=row.limited)
         return settled
 
-    async def _write(self, send: Callable[[], Future[T]]) -> T:
+    async def _write(self, send: Callable[[], Awaitable[T]]) -> T:
         """Waits for a write; while the database is away it is tried again, for the lease is what bounds it.
 
         Repeating is safe: a claim or settle that had committed finds its fence or state moved on and loses.
         """
         while True:
             try:
-                return await _wait(send())
+                return await send()
             except Unavailable as error:
                 self._alarm = True
                 log.warning("write.waiting", extra={"error": str(error)})
@@ -334,7 +333,3 @@ class Runner:
 def _cancel(live: _Live) -> None:
     if live.task is not None:
         live.task.cancel()
-
-
-def _wait(future: Future[T]) -> Awaitable[T]:
-    return asyncio.wrap_future(future)

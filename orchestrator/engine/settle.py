@@ -96,8 +96,9 @@ def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
         except Moved:
             if attempt == 4:
                 raise
+    at = engine.clock.monotonic()
     for advance in batch.going_on:
-        engine.recent.keep(advance.job, advance.rows.values(), advance.now, batch.at)
+        engine.recent.keep(advance.job, advance.rows.values(), at)
     if any(intent.undoes is not None for intent in intents):
         crashpoint("compensation.after_commit")
     else:
@@ -128,8 +129,11 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
         by_job[intent.job_id].append(index)
     # What never changes of a job is known before its lock, so all that the lock guards is asked for together with it.
     plans = plans_of(engine, session, set(by_job))
-    advances = _recalled(engine, plans, intents, by_job) or _loaded(engine, session, plans, intents)
-    now, batch.at = max((advance.now for advance in advances), default=0.0), engine.clock.monotonic()
+    advances = _recalled(engine, plans, intents, by_job)
+    remembered = {advance.job.id for advance in advances}
+    if left := [intent for intent in intents if intent.job_id not in remembered]:
+        advances += _loaded(engine, session, plans, left)
+    now = max((advance.now for advance in advances), default=0.0)
     results = [Settled(won=False) for _ in intents]
     follow: list[tuple[int, StepRow]] = []
     for advance in advances:
@@ -152,17 +156,17 @@ def settle_in(engine: Engine, session: Session, intents: Sequence[Settle], batch
 def _recalled(
     engine: Engine, plans: Mapping[JobId, Plan], intents: Sequence[Settle], by_job: Mapping[JobId, Sequence[int]]
 ) -> list[Advance]:
-    """From memory alone, if this process remembers all of the jobs; else none. The write finds out if it is true."""
+    """The jobs that this process remembers, from memory alone. The write finds out whether it is true."""
     at = engine.clock.monotonic()
     found = {job_id: engine.recent.take(job_id, at) for job_id in by_job}
     out = []
     for intent in intents:
         plan, recent = plans.get(intent.job_id), found[intent.job_id]
         if plan is None or recent is None or len(by_job[intent.job_id]) > 1 or not isinstance(intent.result, Succeeded):
-            return []
+            continue
         if not recent.rows.keys() >= set(plan.touched(intent.path, intent.ref)):
-            return []
-        advance = Advance(plan, recent.job, recent.rows.values(), recent.now + at - recent.at, engine.caps.steps)
+            continue
+        advance = Advance(plan, recent.job, recent.rows.values(), engine.recent.now(at), engine.caps.steps)
         advance.recalled = True
         out.append(advance)
     return out
@@ -192,6 +196,8 @@ def _loaded(engine: Engine, session: Session, plans: Mapping[JobId, Plan], inten
         for job_id, job in locked.items()
         if job_id in plans
     ]
+    if advances:
+        engine.recent.learn(now, engine.clock.monotonic())
     for advance in advances:
         advance.debts = debts.get(advance.job.id, {})
         tell_one(session, advance, owing)

@@ -33,9 +33,8 @@ class Batch:
     pauses: dict[tuple[str, str], float] = field(default_factory=dict)
     timers: list[float] = field(default_factory=list)
     wake: set[QueueName] = field(default_factory=set)
-    #: Jobs that go on here in place; and when, on this process's clock, it was their ``now``.
+    #: Jobs that go on here in place.
     going_on: list[Advance] = field(default_factory=list)
-    at: float = 0.0
 
 
 def publish(engine: Engine, batch: Batch) -> None:

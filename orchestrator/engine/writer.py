@@ -3,16 +3,19 @@
 Group commit, adaptive: what is waiting when the writer is free goes into one transaction, so a lone step is never kept
 waiting and a thousand concurrent ones share commits. A batch that fails for its data is split until the guilty intent
 stands alone; its neighbours commit. So do those of an intent whose job somebody keeps locked: it is waited for
-once, then refused whenever it is tried again.
+once, then refused whenever it is tried again. A batch wakes the loop once, not once for each that waits.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from asyncio import AbstractEventLoop, Future
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,6 +57,8 @@ class _Settle:
 
 
 _T = TypeVar("_T", _Claim, _Settle)
+#: A future, and its result or its exception.
+_Answer = tuple[Future[Any], Any, Exception | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,10 @@ class _Call:
 
 
 class Writer:
-    """``claimed`` is told of every claim before its caller is, ``batched`` of each batch's size; on its thread."""
+    """``claimed`` is told of every claim before its caller is, ``batched`` of each batch's size; on its thread.
+
+    What it answers with are futures of the loop that asks.
+    """
 
     def __init__(
         self,
@@ -77,6 +85,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Claim | _Settle | _Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._wary_until = 0.0
+        self._answers: list[_Answer] = []
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="orchestrator-writer", daemon=True)
@@ -90,12 +99,12 @@ class Writer:
 
     def claim(self, ref: StepRef) -> Future[Claimed | None]:
         """The claimed step, or None when it was someone else's."""
-        future: Future[Claimed | None] = Future()
+        future: Future[Claimed | None] = asyncio.get_running_loop().create_future()
         self._queue.put(_Claim(ref, future))
         return future
 
     def settle(self, intent: Settle) -> Future[Settled]:
-        future: Future[Settled] = Future()
+        future: Future[Settled] = asyncio.get_running_loop().create_future()
         self._queue.put(_Settle(intent, future))
         return future
 
@@ -105,7 +114,7 @@ class Writer:
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
         """Runs ``work`` on the writer's thread, between batches."""
-        future: Future[Any] = Future()
+        future: Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.put(_Call(work, future))
         return future
 
@@ -120,10 +129,13 @@ class Writer:
             closing = None in batch
             self._batched(len(batch))
             self._claims([item for item in batch if isinstance(item, _Claim)])
+            self._tell()
             self._settles([item for item in batch if isinstance(item, _Settle)])
+            self._tell()
             for item in batch:
                 if isinstance(item, _Call):
-                    _answer(item.future, item.work)
+                    self._do(item)
+                    self._tell()
 
     def _claims(self, items: list[_Claim]) -> None:
         try:
@@ -140,7 +152,7 @@ class Writer:
             given.add(item.ref)
             if mine is not None:
                 self._claimed(mine)
-            item.future.set_result(mine)
+            self._answers.append((item.future, mine, None))
 
     def _settles(self, items: list[_Settle]) -> None:
         try:
@@ -154,7 +166,7 @@ class Writer:
         for item, settled in zip(items, done, strict=True):
             if settled.next is not None:
                 self._claimed(settled.next)
-            item.future.set_result(settled)
+            self._answers.append((item.future, settled, None))
 
     def _free(self, items: list[_T]) -> list[_T]:
         """While locks are about: those of ``items`` that are free; the others are refused."""
@@ -165,7 +177,7 @@ class Writer:
         if held:
             self._wary_until = self._engine.clock.monotonic() + WARY
         for item in held:
-            item.future.set_exception(Locked("the step's job is locked by another transaction."))
+            self._answers.append((item.future, None, Locked("the step's job is locked by another transaction.")))
         return [item for item in items if item.key in free]
 
     def _split(self, items: list[Any], error: Exception, again: Callable[[list[Any]], None]) -> None:
@@ -176,17 +188,35 @@ class Writer:
             return
         whole = isinstance(error, (Unavailable, CrashPointReached)) or len(items) == 1
         if whole:
-            for item in items:
-                item.future.set_exception(error)
+            self._answers += ((item.future, None, error) for item in items)
             return
         log.warning("writer.split", extra={"size": len(items), "error": str(error)})
         half = len(items) // 2
         again(items[:half])
         again(items[half:])
 
+    def _do(self, item: _Call) -> None:
+        try:
+            self._answers.append((item.future, item.work(), None))
+        except Exception as error:  # noqa: BLE001 - handed to the caller, who waits for it
+            self._answers.append((item.future, None, error))
 
-def _answer(future: Future[Any], work: Callable[[], Any]) -> None:
-    try:
-        future.set_result(work())
-    except Exception as error:  # noqa: BLE001 - handed to the caller, who waits for it
-        future.set_exception(error)
+    def _tell(self) -> None:
+        """Answers all who have one, with one call of each loop."""
+        answers, self._answers = self._answers, []
+        by_loop: dict[AbstractEventLoop, list[_Answer]] = defaultdict(list)
+        for answer in answers:
+            by_loop[answer[0].get_loop()].append(answer)
+        for loop, mine in by_loop.items():
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, mine)
+
+
+def _resolve(answers: Iterable[_Answer]) -> None:
+    for future, result, error in answers:
+        if future.done():  # whoever waited was cancelled
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

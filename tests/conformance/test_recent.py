@@ -113,9 +113,20 @@ def test_what_is_old_or_too_much_is_forgotten(bench: Bench) -> None:
     recent = Recent()
     for number in range(KEEP + 1):
         known.job.id = JobId(str(number))
-        recent.keep(known.job, known.rows.values(), known.now, at=100.0)
+        recent.keep(known.job, known.rows.values(), at=100.0)
     assert len(recent) == KEEP
     assert recent.take(JobId("0"), 100.0) is None
     assert recent.take(JobId("1"), 100.0 + TOO_OLD) is None
     assert recent.take(JobId("2"), 100.0) is not None
     assert recent.take(JobId("2"), 100.0) is None
+
+
+def test_the_databases_time_is_told_by_its_quickest_answer() -> None:
+    recent = Recent()
+    recent.learn(1000.0, at=10.5)  # a lock was waited for: it was 1000.0 half a second ago
+    assert recent.now(11.0) == 1000.5
+    recent.learn(1000.9, at=11.0)
+    recent.learn(1001.0, at=12.0)
+    assert recent.now(12.0) == pytest.approx(1001.9)
+    recent.learn(1100.0, at=12.0 + 2 * TOO_OLD)  # clocks are set: what is old is not believed
+    assert recent.now(12.0 + 2 * TOO_OLD) == 1100.0

@@ -120,6 +120,10 @@ class Call:
     ended: float | None
 
 
+#: Seconds; whoever calls a settled step again does so after a lease has run out, or a message has come twice.
+LAG = 0.02
+
+
 class Ledger:
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -146,8 +150,11 @@ class Ledger:
         return Call(*who, line["input"], line["pid"], line["parent"], line["time"], ended)
 
     def called_again(self, settled: Mapping[tuple[str, str], float]) -> list[Call]:
-        """Calls that began after their step had settled, given when each (job, step) did: there must be none."""
-        return [call for call in self.calls() if call.started > settled.get((call.job, call.step), call.started)]
+        """Calls that began after their step had settled, given when each (job, step) did: there must be none.
+
+        A step's times are the database's as its worker could tell them: they may lag behind those of a call.
+        """
+        return [call for call in self.calls() if call.started > settled.get((call.job, call.step), call.started) + LAG]
 
     def check(self, jobs: Iterable[str] | None = None, *, kills: int = 0) -> dict[str, int]:
         """I3. Answers how many calls there were, and how many repeated one whose answer was lost with its worker."""
