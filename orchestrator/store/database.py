@@ -30,7 +30,6 @@ from orchestrator.store.session import READ_ONLY, RETRYABLE, Session, sqlstate, 
 
 T = TypeVar("T")
 
-
 #: A document of rows is a hundred to PostgreSQL's planner, be it one; and of a table that was never analysed it knows
 #: nothing. While tables are small it would rather read them whole than look rows up by their keys: dearly, each time.
 _BY_KEY = " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
@@ -118,8 +117,12 @@ class Database:
                 held.close()
 
     def _give_up(self, held: PoolProxiedConnection, error: BaseException) -> None:
-        """Rolls back; a connection that is broken, or whose server takes no writes, is not given to anybody again."""
-        broken = self.dialect.name == "postgresql" and held.dbapi_connection.closed  # type: ignore[union-attr]
+        """Rolls back; a connection that is broken, or whose server takes no writes, is not given to anybody again.
+
+        Nor is one that was cut off within a statement of its own (``Session.alone``): it would commit each by itself.
+        """
+        raw: Any = held.dbapi_connection
+        broken = self.dialect.name == "postgresql" and (raw.closed or raw.autocommit)
         if broken or sqlstate(error) == READ_ONLY:
             held.invalidate(error)
             self.engine.dispose()  # the others were made before it broke

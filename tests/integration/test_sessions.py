@@ -1,0 +1,80 @@
+"""What a transaction is on a driver's connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from orchestrator.store.database import Database
+from orchestrator.store.session import MOVED, Moved, Session
+
+
+@pytest.fixture
+def db(postgres_url: str) -> Iterator[Database]:
+    it = Database(postgres_url, pool_size=1)
+    it.run(lambda session: session.execute("CREATE TABLE t (n int PRIMARY KEY)"))
+    yield it
+    it.close()
+
+
+def numbers(db: Database) -> list[int]:
+    return [row["n"] for row in db.run(lambda session: session.rows("SELECT n FROM t ORDER BY n"))]
+
+
+def test_a_statement_alone_is_its_own_transaction(db: Database) -> None:
+    def work(session: Session) -> None:
+        session.alone("INSERT INTO t VALUES (:n) RETURNING n", {"n": 1})
+        raise RuntimeError("afterwards")
+
+    with pytest.raises(RuntimeError, match="afterwards"):
+        db.run(work)
+    assert numbers(db) == [1]
+
+
+def test_after_another_it_is_part_of_theirs(db: Database) -> None:
+    def work(session: Session) -> None:
+        session.execute("INSERT INTO t VALUES (1)")
+        session.alone("INSERT INTO t VALUES (:n) RETURNING n", {"n": 2})
+        raise RuntimeError("afterwards")
+
+    with pytest.raises(RuntimeError, match="afterwards"):
+        db.run(work)
+    assert numbers(db) == []
+
+
+def test_one_that_refuses_itself_writes_nothing(db: Database) -> None:
+    def refused(session: Session) -> None:
+        session.alone(
+            f"WITH w AS (INSERT INTO t VALUES (:n) RETURNING 1) SELECT CAST('{MOVED}' || count(*) AS integer) FROM w",
+            {"n": 1},
+        )
+
+    with pytest.raises(Moved):
+        db.run(refused)
+    assert numbers(db) == []
+
+
+def test_a_connection_that_commits_by_itself_is_not_given_to_the_next(db: Database) -> None:
+    def cut_off(session: Session) -> None:
+        session.raw.autocommit = True
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        db.run(cut_off)
+    with db.connect() as session:
+        assert session.raw.autocommit is False
+
+
+def test_what_is_asked_together_is_answered_in_order(db: Database) -> None:
+    with db.connect() as session:
+        answers = session.together(
+            ("INSERT INTO t VALUES (:n)", {"n": 1}),
+            ("SELECT n FROM t", {}),
+            ("UPDATE t SET n = n + 1 RETURNING n", {}),
+        )
+    assert answers == [[], [{"n": 1}], [{"n": 2}]]
+    with pytest.raises(psycopg.errors.UniqueViolation), db.connect() as session:
+        session.together(("SELECT n FROM t", {}), ("INSERT INTO t VALUES (2)", {}), ("SELECT n FROM t", {}))
+    assert numbers(db) == [2]
