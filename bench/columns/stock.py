@@ -75,7 +75,13 @@ class Stock:
         self._let_results_go()
 
     def _let_results_go(self) -> None:
-        """Celery stays subscribed to the results of a chord's header, and complains when the interpreter exits."""
+        """Celery stays subscribed to the results of a chord's header: it complains when the interpreter exits, and
+        fails over them should that connection, which nobody reads, be reset before.
+        """
+        consumer = self.module.app.backend.result_consumer
+        consumer.stop()
+        consumer._pubsub = None  # noqa: SLF001 - else it subscribes on the closed one
+        consumer.subscribed_to.clear()
         for mapping in self.module.app.backend._pending_results:  # noqa: SLF001 - there is no other way to them
             for waiters in list(mapping.values()):
                 for one in list(waiters.values()):
