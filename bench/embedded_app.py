@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from bench.columns.ours import workflow_of
@@ -29,16 +30,20 @@ def answer(engine: Engine, asked: dict[str, Any]) -> dict[str, int]:
     return Counter({row["state"]: row["n"] for row in rows})
 
 
-def main(file: str) -> None:
-    settings = Settings.load(
+def settings_of(file: str | Path, **more: str) -> Settings:
+    """Of the embedded engine on the SQLite file ``file``, each commit on the disk."""
+    return Settings.load(
         env_file=None,
         database_url=f"sqlite:///{file}",
         sqlite_profile="durable",
         agent_packages="bench",
         log_level="warning",
-        worker_concurrency="100",
+        **more,
     )
-    with Embedded(settings) as it:
+
+
+def main(file: str) -> None:
+    with Embedded(settings_of(file, worker_concurrency="100")) as it:
         print("ready", flush=True)
         for line in sys.stdin:
             print(json.dumps(answer(it.engine, json.loads(line))), flush=True)

@@ -21,10 +21,10 @@ from types import FrameType
 from bench.bell import Bell
 from bench.children import ROOT
 from bench.columns.ours import workflow_of
+from bench.embedded_app import settings_of
 from bench.shapes import Shape
 from orchestrator.domain.errors import OrchestratorError, Unavailable
 from orchestrator.engine.submit import Submission, submit_many
-from orchestrator.settings import Settings
 from workers.embedded import Embedded
 
 TEN = Shape("sequence", 10)
@@ -105,15 +105,8 @@ def sample(jobs: int, directory: Path) -> Counter[str]:
     """Nanoseconds by stack."""
     if not Path("/proc/self/schedstat").exists():
         raise Unavailable("this kernel does not tell a thread's processor time.", mend="Use a Linux with schedstats.")
-    settings = Settings.load(
-        env_file=None,
-        database_url=f"sqlite:///{directory / 'flame.db'}",
-        sqlite_profile="durable",
-        agent_packages="bench",
-        log_level="warning",
-    )
     sampler = Sampler()
-    with Bell() as bell, Embedded(settings) as it:
+    with Bell() as bell, Embedded(settings_of(directory / "flame.db")) as it:
         run = bell.next_run()
         inputs = [TEN.input(run, number, it.engine.clock.monotonic()) for number in range(jobs)]
         os.environ |= bell.environment

@@ -73,6 +73,15 @@ def test_a_cancel_between_two_steps_is_seen(bench: Bench) -> None:
     bench.check()
 
 
+def test_a_cancel_of_the_last_step_is_seen(bench: Bench) -> None:
+    """No step's state or fence tells: only the number of the job's events does."""
+    last = next_of(done(bench, begun(bench, line("a", "b"))))
+    cancel.cancel(bench.engine, last.row.job_id)
+    assert done(bench, last).won
+    assert bench.job(last.row.job_id)["state"] == "cancelled"
+    bench.check()
+
+
 def test_a_lease_that_was_lost_meanwhile_is_seen(bench: Bench) -> None:
     """The number of events is the same; the fence of the step is not."""
     second = next_of(done(bench, begun(bench, line("a", "b", "c"))))
