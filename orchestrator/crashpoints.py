@@ -18,7 +18,7 @@ log = logging.getLogger("orchestrator.crashpoints")
 #: the suite.
 POINTS: Final = (
     "submit.before_insert",
-    "submit.after_insert",
+    "submit.before_commit",
     "submit.after_commit",
     "publish.before",
     "publish.after",

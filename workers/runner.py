@@ -25,11 +25,11 @@ from orchestrator.domain.planner import CHUNK, at_once
 from orchestrator.domain.result import Cancelled, GaveUp, Opened, Released, Result, Skipped, Succeeded, Unreconciled
 from orchestrator.domain.retry import SUSPECT_AFTER
 from orchestrator.domain.states import JobState
+from orchestrator.engine import composites
 from orchestrator.engine.context import Engine
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.settle import Settle, Settled, prepare
 from orchestrator.engine.writer import Writer
-from workers import composites
 from workers.attempt import Attempt, Bill, Done, after_reconcile, decide
 from workers.heartbeat import Key
 
@@ -209,7 +209,8 @@ class Runner:
     async def _execute(self, live: _Live) -> tuple[Result, Usage]:
         claimed = live.claimed
         if claimed.node.composite:
-            return await self._in_chunks(claimed, self._composite(claimed)), Usage()
+            made = composites.result(claimed, self.engine.sizes, self.engine.caps)
+            return await self._in_chunks(claimed, made), Usage()
         live.task = asyncio.ensure_future(self._call(claimed, live.bill))
         if live.stopped:
             _cancel(live)
@@ -222,13 +223,6 @@ class Runner:
             if not live.stopped:  # the process is ending: the lease says so, not a result
                 raise
             return Cancelled(), live.bill.usage
-
-    def _composite(self, claimed: Claimed) -> Result:
-        try:
-            return composites.evaluate(claimed, self.engine.sizes, self.engine.caps)
-        except Exception as error:  # a bug of ours must end in a row, not in a stuck step
-            log.exception("composite.bug", extra={"job": claimed.row.job_id, "step": claimed.row.path})
-            return GaveUp(Failure(FailureClass.BUG, f"{type(error).__name__}: {error}"))
 
     async def _in_chunks(self, claimed: Claimed, result: Result) -> Result:
         """Writes a wide fan-out ahead of its settle, so that no transaction holds the job for long."""

@@ -143,6 +143,14 @@ class Plan:
         scope = ancestor(row_path, 1)
         return [child(scope, name) for name in self.nodes[ref].successors]
 
+    def successors(self, ref: str) -> list[Node]:
+        """What waits for it in its own list."""
+        node = self.nodes[ref]
+        if node.parent is None or not node.successors:
+            return []
+        around = self.nodes[node.parent]
+        return [self.nodes[around.body[around.names.index(name)]] for name in node.successors]
+
     def chain(self, path: StepPath, ref: str) -> list[tuple[StepPath, str]]:
         """``path`` and every step that encloses it, innermost first, each with its ref."""
         out: list[tuple[StepPath, str]] = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.domain.difference import difference
@@ -47,7 +48,7 @@ def examine(
     changes: Mapping[str, Any],
     *,
     by: str,
-    known: Iterable[StepRow] = (),
+    known: Mapping[StepPath, StepRow] = MappingProxyType({}),
 ) -> Edit | None:
     """``{"input": …}``, ``{"agent": name}``, both, or ``{"output": …}``; None when there are no changes.
 
@@ -64,7 +65,7 @@ def examine(
             mend="Replay it as it is, or invalidate a step before it.",
         )
     plan = engine.plans.get(session, job.version)
-    claimed = gather(engine, session, [row], [known])[row.job_id, row.path]
+    claimed = gather(engine, session, [row], {row.job_id: known})[row.job_id, row.path]
     before = input_or_none(claimed)
     if "output" in changes:
         return _output(engine, plan, claimed, before, changes["output"], by)

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 from orchestrator.clock import Clock
 from orchestrator.crashpoints import CrashPointReached, crashpoint
@@ -21,14 +22,12 @@ from orchestrator.ports import Dispatcher
 from orchestrator.store import feed as sql
 from orchestrator.store import workers
 from orchestrator.store.database import Database
-from orchestrator.store.session import Session
+from orchestrator.store.session import Session, Statement
 
 log = logging.getLogger("orchestrator.feed")
 
 #: One in so many of what is published is the oldest, whatever its priority: nothing starves.
 AGEING_SHARE = 8
-#: Between two pumps of one queue, in seconds, unless credits were freed: wake-ups are coalesced.
-MIN_INTERVAL = 0.02
 #: Between two looks, with a claim, at whether others left a backlog, in seconds.
 LOOK_INTERVAL = 0.05
 
@@ -87,7 +86,7 @@ class Feed:
             self._lock.notify_all()
 
     def claimed(self, queue: QueueName, count: int = 1) -> None:
-        """Claims free credits; once half a block is free, or the backlog may be waiting, the next are fetched."""
+        """Claims free credits; once half of this process's share is free, the next are fetched for the backlog."""
         with self._lock:
             self._freed[queue] += count
             if self._freed[queue] * 2 >= self._block[queue] and self._backlog[queue]:
@@ -143,12 +142,18 @@ class Feed:
     # -- marking in the caller's transaction
 
     def take(
-        self, session: Session, ready: Sequence[StepRow], now: float, bodies: Sequence[StepRow] = ()
+        self,
+        session: Session,
+        ready: Sequence[StepRow],
+        now: float,
+        bodies: Sequence[StepRow] = (),
+        marks: sql.Markers | None = None,
     ) -> list[StepRef]:
         """Marks those of ``ready`` for which this process holds a credit; publish the answer after the commit.
 
         Rows are changed in memory, before they are written. What is left stays unmarked: ``wake`` its queue.
-        ``bodies`` are marked whatever the credit, and left to their settle's caller to publish.
+        ``bodies`` are marked whatever the credit, and left to their settle's caller to publish. ``marks``: the queues'
+        markers, if this transaction has asked for them.
         """
         chosen: list[StepRow] = []
         with self._lock:
@@ -161,7 +166,8 @@ class Feed:
                     self._credit[row.queue] -= 1
                     chosen.append(row)
         if chosen or bodies:
-            marks = sql.markers(session)
+            if marks is None:
+                marks = sql.markers(session.rows(*sql.ASKING_FOR_MARKERS))
             for row in (*chosen, *bodies):
                 row.dispatched_at, row.mark = now, marks.get(row.queue, 0)
         return [step_ref(row) for row in chosen]
@@ -193,11 +199,11 @@ class Feed:
 
     def pump(self, queue: QueueName) -> int:
         """Publishes what the queue's credit allows; answers how many."""
-        refs, credit, publishers, held = self._db.run(lambda session: self._choose(session, queue))
+        refs, most, credit, publishers, held = self._db.run(lambda session: self._choose(session, queue))
         with self._lock:
             left = credit - len(refs)
             self._backlog[queue] = credit <= 0 or left <= 0
-            self._block[queue] = max(1, len(refs))
+            self._block[queue] = max(1, most // max(1, publishers))
             self._freed[queue] = 0
             self._credit[queue] = max(0, left) // max(1, publishers)
             self._credit_until[queue] = self._clock.monotonic() + 1.0
@@ -207,22 +213,28 @@ class Feed:
             self.on_held(held)
         return len(refs)
 
-    def _choose(self, session: Session, queue: QueueName) -> tuple[list[StepRef], int, int, set[sql.Limited]]:
-        alive = workers.live(session)
+    def _choose(self, session: Session, queue: QueueName) -> tuple[list[StepRef], int, int, int, set[sql.Limited]]:
+        """What to publish, the most that may be out, how much of that was free, how many publish, what is held back."""
+        live, outstanding, limits, tenants = session.together(
+            workers.asking_live(), sql.asking_outstanding(queue), sql.ASKING_FOR_LIMITS, sql.asking_for_tenants(queue)
+        )
+        alive = workers.live_of(live)
         slots = sum(
             max(0, row["slots"] - row["lost_slots"])
             for row in alive
             if queue in row["queues"] and not row["draining"] and row["slots"]
         )
-        credit = 2 * slots - sql.outstanding(session, queue)
+        most = 2 * slots
+        credit = most - int(outstanding[0]["n"])
         if credit <= 0:
-            return [], credit, len(alive), set()
-        allowed = sql.allowances(session)
+            return [], most, credit, len(alive), set()
+        allowed = sql.allowances(session, limits)
         chosen: list[sql.Candidate] = []
         used: dict[sql.Limited, int] = defaultdict(int)
         spent = {key for key in allowed.of if allowed.spent(key)}
+        names = [row["tenant"] for row in tenants]
         for _ in range(3):  # again without the agents whose allowance ran out on the way
-            picked = self._fair(session, queue, credit - len(chosen), spent, {c.ref for c in chosen})
+            picked = self._fair(session, queue, names, credit - len(chosen), spent, {c.ref for c in chosen})
             before = len(spent)
             for candidate in picked:
                 key = (candidate.tenant, candidate.agent or "")
@@ -237,21 +249,31 @@ class Feed:
                 break
         refs = [candidate.ref for candidate in chosen]
         crashpoint("publish.before_marking")
-        sql.ring(session, refs)
+        sql.ring(session, refs, last=not used)
         if used:
             sql.spend_tokens(session, used)
-        return refs, credit, len(alive), allowed.held()
+        return refs, most, credit, len(alive), allowed.held()
 
     def _fair(
-        self, session: Session, queue: QueueName, credit: int, spent: set[sql.Limited], have: set[StepRef]
+        self,
+        session: Session,
+        queue: QueueName,
+        tenants: Sequence[str],
+        credit: int,
+        spent: set[sql.Limited],
+        have: set[StepRef],
     ) -> list[sql.Candidate]:
-        """Weighted fair queueing over tenants; within one, by priority, every eighth by age."""
-        lines: dict[str, list[sql.Candidate]] = {}
-        for tenant in sql.tenants(session, queue):
+        """Weighted fair queueing over ``tenants``; within one, by priority, every eighth by age."""
+        asked: list[Statement] = []
+        for tenant in tenants:
             blocked = {agent for owner, agent in spent if owner == tenant}
-            line = sql.candidates(session, queue, tenant, credit + len(have), blocked)
-            old = sql.candidates(session, queue, tenant, max(1, credit // AGEING_SHARE), blocked, oldest=True)
-            lines[tenant] = [c for c in _interleave(line, old) if c.ref not in have]
+            ask = partial(sql.asking_for_candidates, session.dialect, queue, tenant, blocked=blocked)
+            asked += [ask(limit=credit + len(have)), ask(limit=max(1, credit // AGEING_SHARE), oldest=True)]
+        found = iter([sql.candidates(rows) for rows in session.together(*asked)])
+        lines = {
+            tenant: [c for c in _interleave(line, old) if c.ref not in have]
+            for tenant, line, old in zip(tenants, found, found, strict=True)
+        }
         floor = min((self._virtual[t] for t in lines if t in self._virtual), default=0.0)
         clock = {tenant: max(self._virtual.get(tenant, floor), floor) for tenant in lines}
         chosen: list[sql.Candidate] = []

@@ -97,9 +97,7 @@ def _fork(engine: Engine, session: Session, wanted: Wanted, ready: list[StepRow]
     fresh = taken_over(plan, job, rows, drifted)
     stale = stale_from(plan, fresh, _starts(wanted.from_step, drifted))
     changes = {name: value for name, value in wanted.changes.items() if name != "workflow"}
-    edit = edits.examine(
-        engine, session, job, fresh[wanted.from_step], changes, by=wanted.by, known=list(fresh.values())
-    )
+    edit = edits.examine(engine, session, job, fresh[wanted.from_step], changes, by=wanted.by, known=fresh)
     now = session.now()
     going, heads = set_going(plan, fresh, stale, edit, now)
     settled(fresh.values(), frozenset(going))
@@ -173,7 +171,7 @@ def _other_inputs(
     """Steps of the job's list that would be taken over, while the input of a call in them comes to something else."""
     moved = rewired(engine.plans.get(session, source.version), plan, fresh.values(), drifted)
     before = gather(engine, session, [rows[row.path] for row in moved])
-    after = gather(engine, session, moved, [fresh.values()])
+    after = gather(engine, session, moved, {row.job_id: fresh for row in moved})
     return {
         row.path.partition("/")[0]
         for row in moved

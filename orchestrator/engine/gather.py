@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -18,6 +18,8 @@ from orchestrator.store import compensations, jobs, payloads, steps
 from orchestrator.store.session import Session
 
 Key = tuple[JobId, StepPath]
+Known = Mapping[JobId, Mapping[StepPath, StepRow]]
+NOTHING: Mapping[StepPath, StepRow] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -48,10 +50,13 @@ def gather(
     engine: Engine,
     session: Session,
     rows: Sequence[StepRow],
-    known: Iterable[Iterable[StepRow]] = (),
+    known: Known = MappingProxyType({}),
     learned: Mapping[JobId, Facts] = MappingProxyType({}),
 ) -> dict[Key, Claimed]:
-    """Everything the execution of ``rows`` reads. ``known`` rows and ``learned`` facts it has already."""
+    """Everything the execution of ``rows`` reads. ``learned`` facts it has already.
+
+    ``known`` rows, which may not be written yet, are taken instead of those the database holds.
+    """
     if not rows:
         return {}
     facts = {**learned, **_facts(engine, session, {row.job_id for row in rows} - learned.keys())}
@@ -60,7 +65,7 @@ def gather(
     children: dict[Key, list[StepRow]] = {}
     for row in rows:
         key = (row.job_id, row.path)
-        reads[key], children[key] = _reads(session, plans[row.job_id].nodes[row.ref], row)
+        reads[key], children[key] = _reads(session, plans[row.job_id].nodes[row.ref], row, known)
     wanted = {(job_id, path) for (job_id, _), names in reads.items() for path in names.values()}
     outputs = _outputs(session, wanted, known)
     values: list[Stored | None] = [value for row in rows for value in (row.vars, row.given)]
@@ -100,39 +105,40 @@ def _owed(session: Session, rows: Sequence[StepRow]) -> dict[JobId, list[Debt]]:
     }
 
 
-def _outputs(session: Session, wanted: set[Key], known: Iterable[Iterable[StepRow]]) -> dict[Key, StepRow]:
-    if not wanted:
-        return {}
-    found = {
-        (row.job_id, row.path): row
-        for rows in known
-        for row in rows
-        if (row.job_id, row.path) in wanted and row.state in STEP_DONE
-    }
+def _outputs(session: Session, wanted: set[Key], known: Known) -> dict[Key, StepRow]:
+    found = {}
+    for job_id, path in wanted:
+        row = known.get(job_id, NOTHING).get(path)
+        if row is not None and row.state in STEP_DONE:
+            found[job_id, path] = row
     missing = wanted - found.keys()
     return found | steps.outputs(session, missing) if missing else found
 
 
-def reads_the_latest(row: StepRow) -> bool:
-    """Whether the step's execution reads what the transaction that makes it ready may write.
-
-    The body of a join reads what is below it; an undoing composite reads what is owed.
-    """
-    return row.kind is Kind.UNDO or _reads_members(row)
+def reads_what_is_owed(row: StepRow) -> bool:
+    """Whether the step's execution reads debts, which the transaction that makes it ready may write."""
+    return row.kind is Kind.UNDO
 
 
-def _reads_members(row: StepRow) -> bool:
+def reads_members(row: StepRow) -> bool:
+    """Whether it is a join's body, or the verdict on a round."""
     return row.kind not in (Kind.AGENT, Kind.SEQUENCE) and row.width is not None
 
 
-def _reads(session: Session, node: Node, row: StepRow) -> tuple[dict[str, StepPath], list[StepRow]]:
+def _reads(session: Session, node: Node, row: StepRow, known: Known) -> tuple[dict[str, StepPath], list[StepRow]]:
     names = {read.name: read.path(row.path) for read in node.reads}
-    if not _reads_members(row):
+    if not reads_members(row):
         return names, []
     if node.kind is Kind.SUPERVISE:
         one = StepPath(f"{row.path}/round-{row.round}")
-        return names, [r for r in steps.children(session, row.job_id, one) if r.path != f"{one}/plan"]
-    return names, steps.children(session, row.job_id, row.path)
+        return names, [r for r in _children(session, row.job_id, one, known) if r.path != f"{one}/plan"]
+    return names, _children(session, row.job_id, row.path, known)
+
+
+def _children(session: Session, job_id: JobId, parent: StepPath, known: Known) -> list[StepRow]:
+    found = {row.path: row for row in steps.children(session, job_id, parent)}
+    found |= {path: row for path, row in known.get(job_id, NOTHING).items() if row.parent == parent}
+    return sorted(found.values(), key=lambda row: row.seq)
 
 
 def plans_of(engine: Engine, session: Session, wanted: set[JobId]) -> dict[JobId, Plan]:

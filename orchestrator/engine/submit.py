@@ -34,7 +34,7 @@ from orchestrator.domain.webhook import Webhook
 from orchestrator.domain.workflow import Agent, Workflow
 from orchestrator.engine import webhooks
 from orchestrator.engine.context import Engine
-from orchestrator.store import changes, history, jobs, payloads, workflows
+from orchestrator.store import changes, feed, history, jobs, payloads, workflows
 from orchestrator.store.rows import job_values, step_values
 from orchestrator.store.session import Session
 
@@ -78,8 +78,8 @@ def register(engine: Engine, workflow: Workflow, tenant: str = "default", *, str
         failure_paths.require(workflow)
 
     def work(session: Session) -> str:
-        version, _ = _store(engine, session, workflow, tenant)
-        workflows.put(session, workflow.name, version, workflow.canonical, listed=True)
+        version, _ = _inline(engine, session, workflow, tenant)
+        workflows.put_listed(session, workflow.name, version, workflow.canonical)
         return version
 
     return engine.db.run(work)
@@ -113,9 +113,7 @@ def submit_many(engine: Engine, submissions: Sequence[Submission]) -> list[Accep
 
     def work(session: Session) -> list[Accepted]:
         going.clear()
-        accepted = accept(engine, session, submissions, going)
-        crashpoint("submit.after_insert")
-        return accepted
+        return accept(engine, session, submissions, going, last=True)
 
     accepted = engine.db.run(work)
     crashpoint("submit.after_commit")
@@ -150,27 +148,30 @@ class _Draft:
 
 
 def accept(
-    engine: Engine, session: Session, submissions: Sequence[Submission], going: Going | None = None
+    engine: Engine,
+    session: Session,
+    submissions: Sequence[Submission],
+    going: Going | None = None,
+    *,
+    last: bool = False,
 ) -> list[Accepted]:
     """Writes the jobs in the caller's transaction, all in one statement; those with a key in one before it.
 
-    Without ``going`` their steps are left to the safety net.
+    Without ``going`` their steps are left to the safety net. ``last``: the transaction ends with it.
     """
-    now, drafts = _drafts(engine, session, submissions)
+    now, marks, drafts = _drafts(engine, session, submissions)
     named = _insert_named(engine, session, drafts)
     won = [draft.job if draft.name is None else named[draft.name] for draft in drafts]
     made = [draft for draft, job in zip(drafts, won, strict=True) if job is draft.job]
     if going is not None:
         going.ready.extend(row for draft in made for row in draft.rows if row.state is StepState.READY)
-        going.published.extend(engine.feed.take(session, going.ready, now))
+        going.published.extend(engine.feed.take(session, going.ready, now, marks=marks))
+    heard = [draft for draft in made if draft.submission.webhook is not None]
     if made:
         payloads.write(session, [draft.job.input for draft in made if draft.name is None], engine.sizes.compress_bytes)
-        _write(engine, session, made)
-    secrets = {
-        draft.job.id: webhooks.add(engine, session, draft.job, draft.submission.webhook)
-        for draft in made
-        if draft.submission.webhook is not None
-    }
+        crashpoint("submit.before_commit")
+        _write(engine, session, made, last=last and not heard)
+    secrets = {draft.job.id: webhooks.add(engine, session, draft.job, draft.submission.webhook) for draft in heard}
     return [
         Accepted(job, True, secrets.get(job.id))
         if job is draft.job
@@ -179,14 +180,24 @@ def accept(
     ]
 
 
-def _drafts(engine: Engine, session: Session, submissions: Sequence[Submission]) -> tuple[float, list[_Draft]]:
-    """Everything that can be wrong with a submission is said here, before anything is written but its definition."""
+def _drafts(
+    engine: Engine, session: Session, submissions: Sequence[Submission]
+) -> tuple[float, feed.Markers, list[_Draft]]:
+    """Everything that can be wrong with a submission is said here, before anything is written but its definition.
+
+    Answers the time and the queues' markers with them.
+    """
     names = sorted({one.workflow for one in submissions if isinstance(one.workflow, str)})
-    [clock], *answers = session.together(
-        ("SELECT {now} AS now", {}), *(workflows.finding(*_wanted(name)) for name in names)
+    given = {id(one.workflow): one.workflow for one in submissions}.values()
+    inline = {_version(workflow): workflow for workflow in given if isinstance(workflow, Workflow)}
+    [clock], marks, *answers = session.together(
+        ("SELECT {now} AS now", {}),
+        feed.ASKING_FOR_MARKERS,
+        *(workflows.finding(*_wanted(name)) for name in names),
+        *(workflows.putting(inline[version].name, version, inline[version].canonical) for version in sorted(inline)),
     )
     now = float(clock["now"])
-    versions = {name: workflows.found(rows) for name, rows in zip(names, answers, strict=True)}
+    versions = {name: workflows.found(rows) for name, rows in zip(names, answers, strict=False)}
     resolved: dict[tuple[str, int | str], tuple[str, Plan, Workflow]] = {}
     drafts = []
     for one in submissions:
@@ -212,7 +223,11 @@ def _drafts(engine: Engine, session: Session, submissions: Sequence[Submission])
         for row in rows:
             row.ready_at = now if row.state is StepState.READY else None
         drafts.append(_Draft(one, job, rows))
-    return now, drafts
+    return now, feed.markers(marks), drafts
+
+
+def _version(workflow: Workflow) -> str:
+    return digest(workflow.canonical)[: workflows.HASH_LENGTH]
 
 
 def _wanted(workflow: str) -> tuple[str, str | None]:
@@ -244,7 +259,7 @@ def _insert_named(engine: Engine, session: Session, drafts: Sequence[_Draft]) ->
     return {**named, **known, **others}
 
 
-def _write(engine: Engine, session: Session, made: Sequence[_Draft]) -> None:
+def _write(engine: Engine, session: Session, made: Sequence[_Draft], *, last: bool) -> None:
     written = changes.Changes()
     counts: Counter[Any] = Counter()
     for draft in made:
@@ -258,7 +273,7 @@ def _write(engine: Engine, session: Session, made: Sequence[_Draft]) -> None:
         )
         counts["jobs_submitted_total", (("workflow", job.workflow),)] += 1
     written.counts = history.count_rows(engine.process, counts)
-    changes.write(session, written)
+    changes.write(session, written, last=last)
 
 
 def _resolve(
@@ -266,7 +281,7 @@ def _resolve(
 ) -> tuple[str, Plan, Workflow]:
     """``versions``: what was found of each name."""
     if isinstance(submission.workflow, Workflow):
-        version, plan = _store(engine, session, submission.workflow, submission.tenant)
+        version, plan = _inline(engine, session, submission.workflow, submission.tenant)
         return version, plan, submission.workflow
     found = versions[submission.workflow]
     if found is None:
@@ -282,10 +297,8 @@ def _resolve(
     return found, plan, chosen
 
 
-def _store(engine: Engine, session: Session, workflow: Workflow, tenant: str) -> tuple[str, Plan]:
-    definition = workflow.canonical
-    version = digest(definition)[: workflows.HASH_LENGTH]
-    workflows.put(session, workflow.name, version, definition, listed=False)
+def _inline(engine: Engine, session: Session, workflow: Workflow, tenant: str) -> tuple[str, Plan]:
+    version = _version(workflow)
     workflows.put_limits(session, tenant, _metered(workflow))
     return version, engine.plans.known(version) or engine.plans.add(version, workflow, {})
 

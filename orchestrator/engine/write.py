@@ -33,6 +33,8 @@ class Batch:
     pauses: dict[tuple[str, str], float] = field(default_factory=dict)
     timers: list[float] = field(default_factory=list)
     wake: set[QueueName] = field(default_factory=set)
+    #: The queues' markers, if they were asked for.
+    marks: feed.Markers | None = None
     #: Jobs that go on here in place.
     going_on: list[Advance] = field(default_factory=list)
 
@@ -79,7 +81,7 @@ def write(
     for (tenant, paused), seconds in sorted(batch.pauses.items()):
         feed.pause_agent(session, tenant, paused, seconds)
     ready = [row for advance in advances for row in advance.ready if row.state is StepState.READY]
-    batch.published.extend(engine.feed.take(session, ready, now, batch.bodies))
+    batch.published.extend(engine.feed.take(session, ready, now, batch.bodies, batch.marks))
     batch.ready.extend(ready)
     for advance in advances:
         _job_waits_or_runs(session, advance)

@@ -55,8 +55,8 @@ class Changes:
 def write(session: Session, changes: Changes, *, last: bool = False) -> bool:
     """Writes them all; False when a step or job moved since it was loaded (roll back and begin again).
 
-    ``last``: nothing follows in this transaction. If nothing went before either it need not be begun. PostgreSQL
-    refuses such a statement whole, and one that names a job's events: ``Moved`` is raised.
+    ``last``: the transaction ends with it. PostgreSQL refuses such a statement whole, and one that names a job's
+    events: ``Moved`` is raised.
     """
     changes.moved.sort(key=lambda row: (row["job_id"], row["path"]))
     changes.jobs.sort(key=lambda row: str(row["id"]))

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.store import breakers
 from orchestrator.store.changes import STATE
+from orchestrator.store.dialect import Dialect
 from orchestrator.store.session import Session, Statement
 
 _BACKLOG = "queue = :queue AND state = 'ready' AND dispatched_at IS NULL"
@@ -33,15 +34,20 @@ def _ref(row: Mapping[str, Any]) -> StepRef:
     return StepRef(JobId(row["job_id"]), StepPath(row["path"]), row["epoch"], QueueName(row["queue"]), group)
 
 
-def markers(session: Session) -> dict[QueueName, int]:
-    """The newest marker of each queue: the stamp of what is dispatched now."""
-    return {QueueName(row["queue"]): row["marker"] for row in session.rows("SELECT queue, marker FROM queues")}
+Markers = Mapping[QueueName, int]
+
+#: Asks for the newest marker of each queue, the stamp of what is dispatched now; ``markers`` reads the answer.
+ASKING_FOR_MARKERS: Statement = ("SELECT queue, marker FROM queues", {})
 
 
-def outstanding(session: Session, queue: QueueName) -> int:
-    """Published and not yet claimed."""
-    sql = "SELECT count(*) FROM steps WHERE queue = :queue AND state = 'ready' AND dispatched_at IS NOT NULL"
-    return int(session.value(sql, {"queue": queue}))
+def markers(rows: Iterable[Mapping[str, Any]]) -> Markers:
+    return {QueueName(row["queue"]): row["marker"] for row in rows}
+
+
+def asking_outstanding(queue: QueueName) -> Statement:
+    """How many are published and not yet claimed: one row's ``n``."""
+    sql = "SELECT count(*) AS n FROM steps WHERE queue = :queue AND state = 'ready' AND dispatched_at IS NOT NULL"
+    return sql, {"queue": queue}
 
 
 def asking_for_backlog(queue: QueueName) -> Statement:
@@ -49,62 +55,70 @@ def asking_for_backlog(queue: QueueName) -> Statement:
     return f"SELECT 1 AS one FROM steps WHERE {_BACKLOG} LIMIT 1", {"queue": queue}
 
 
-def tenants(session: Session, queue: QueueName) -> list[str]:
-    """The tenants with a backlog, by skipping from one to the next in the index."""
+def asking_for_tenants(queue: QueueName) -> Statement:
+    """The tenants with a backlog, by skipping from one to the next in the index: each row's ``tenant``."""
     first = f"SELECT tenant FROM steps WHERE {_BACKLOG} ORDER BY tenant LIMIT 1"
     after = f"SELECT tenant FROM steps WHERE {_BACKLOG} AND tenant > t.tenant ORDER BY tenant LIMIT 1"
-    rows = session.rows(
+    sql = (
         f"WITH RECURSIVE t(tenant) AS (SELECT * FROM ({first}) f UNION ALL SELECT ({after}) FROM t"
-        " WHERE t.tenant IS NOT NULL) SELECT tenant FROM t WHERE tenant IS NOT NULL",
-        {"queue": queue},
+        " WHERE t.tenant IS NOT NULL) SELECT tenant FROM t WHERE tenant IS NOT NULL"
     )
-    return [row["tenant"] for row in rows]
+    return sql, {"queue": queue}
 
 
-def candidates(
-    session: Session,
+def asking_for_candidates(
+    dialect: Dialect,
     queue: QueueName,
     tenant: str,
     limit: int,
     blocked: Iterable[str] = (),
     *,
     oldest: bool = False,
-) -> list[Candidate]:
-    """The tenant's next steps, by priority and then age (``oldest``: by age alone, so that nothing starves)."""
+) -> Statement:
+    """The tenant's next steps, by priority and then age (``oldest``: by age alone, so that nothing starves).
+
+    ``candidates`` reads the answer.
+    """
     order = "ready_at" if oldest else "priority DESC, ready_at"
-    rows = session.rows(
+    sql = (
         f"SELECT {_REF}, tenant FROM steps WHERE {_BACKLOG} AND tenant = :tenant"
-        f" AND (agent IS NULL OR NOT {session.dialect.any_of('agent', 'blocked')})"
-        f" ORDER BY {order} LIMIT :limit " + "{skip_locked}",
-        {"queue": queue, "tenant": tenant, "limit": limit, "blocked": json.dumps(sorted(blocked))},
+        f" AND (agent IS NULL OR NOT {dialect.any_of('agent', 'blocked')})"
+        f" ORDER BY {order} LIMIT :limit " + "{skip_locked}"
     )
+    return sql, {"queue": queue, "tenant": tenant, "limit": limit, "blocked": json.dumps(sorted(blocked))}
+
+
+def candidates(rows: Iterable[Mapping[str, Any]]) -> list[Candidate]:
     return [Candidate(_ref(row), row["tenant"], row["agent"], bool(row["limited"])) for row in rows]
 
 
-def ring(session: Session, refs: Sequence[StepRef]) -> int:
-    """Marks steps dispatched, stamped with their queue's newest marker. Publish after the commit."""
+def ring(session: Session, refs: Sequence[StepRef], *, last: bool) -> None:
+    """Marks steps dispatched, stamped with their queue's newest marker. Publish after the commit.
+
+    ``last``: the transaction ends with it.
+    """
     marked = "dispatched_at = {now}, mark = coalesce((SELECT marker FROM queues q WHERE q.queue = steps.queue), 0)"
-    return _update_ready(session, refs, marked, "AND dispatched_at IS NULL")
+    if refs:
+        session.together(_updating_ready(session, refs, marked, "AND dispatched_at IS NULL"), last=last)
 
 
-def unring(session: Session, refs: Sequence[StepRef]) -> int:
+def unring(session: Session, refs: Sequence[StepRef]) -> None:
     """The publish failed: back to the backlog."""
-    return _update_ready(session, refs, "dispatched_at = NULL, mark = NULL")
+    if refs:
+        session.execute(*_updating_ready(session, refs, "dispatched_at = NULL, mark = NULL"))
 
 
-def _update_ready(session: Session, refs: Sequence[StepRef], what: str, where: str = "") -> int:
+def _updating_ready(session: Session, refs: Sequence[StepRef], what: str, where: str = "") -> Statement:
     """Sets ``what`` on those of ``refs`` that are still ready."""
-    if not refs:
-        return 0
     ordered = sorted(refs, key=lambda ref: (ref.job_id, ref.path))
     source, values = session.dialect.table(
         job=[ref.job_id for ref in ordered], path=[ref.path for ref in ordered], epoch=[ref.epoch for ref in ordered]
     )
-    return session.execute(
+    sql = (
         f"UPDATE steps SET {what} FROM {source} WHERE steps.job_id = v.job AND steps.path = v.path"
-        f" AND steps.epoch = v.epoch AND steps.{STATE} = 'ready' {where}",
-        values,
-    ).rowcount
+        f" AND steps.epoch = v.epoch AND steps.{STATE} = 'ready' {where}"
+    )
+    return sql, values
 
 
 def queues_with_backlog(session: Session, older_than: float = 0.0) -> list[QueueName]:
@@ -172,9 +186,12 @@ class Allowances:
         return {key for key in self.watched if self.spent(key)}
 
 
-def allowances(session: Session) -> Allowances:
-    """Locks the agents it answers for, so that no two feeds give out the same."""
-    limits = session.rows("SELECT *, {now} AS now FROM agent_limits ORDER BY tenant, agent {for_update}")
+#: Locks the agents it asks for, so that no two feeds give out the same; ``allowances`` reads the answer.
+ASKING_FOR_LIMITS: Statement = ("SELECT *, {now} AS now FROM agent_limits ORDER BY tenant, agent {for_update}", {})
+
+
+def allowances(session: Session, limits: Sequence[Mapping[str, Any]]) -> Allowances:
+    """What the feed that has locked ``limits`` may give out."""
     if not limits:
         return Allowances()
     busy = {

@@ -17,16 +17,21 @@ class PostgresSession(Session):
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         return list(self._ask(sql, values, dict_row).fetchall())
 
-    def together(self, *asked: Statement) -> list[list[dict[str, Any]]]:
-        if len(asked) == 1:
-            return [self.rows(*asked[0])]
+    def together(self, *asked: Statement, last: bool = False) -> list[list[dict[str, Any]]]:
+        if len(asked) == 1 and not last:
+            return [_fetched(self._ask(*asked[0], dict_row))]
         with self.raw.pipeline():
             cursors = [self._ask(sql, values, dict_row) for sql, values in asked]
-        return [list(cursor.fetchall()) if cursor.pgresult.nfields else [] for cursor in cursors]
+            if last:
+                self.raw.commit()
+        return [_fetched(cursor) for cursor in cursors]
 
     def alone(self, sql: str, values: Mapping[str, Any]) -> Any:
         if self.raw.info.transaction_status is not TransactionStatus.IDLE:
-            return self.value(sql, values)
+            with self.raw.pipeline():
+                cursor = self._ask(sql, values)
+                self.raw.commit()
+            return cursor.fetchone()[0]
         self.raw.autocommit = True
         try:
             return self.value(sql, values)
@@ -38,3 +43,7 @@ class PostgresSession(Session):
         cursor = self.raw.cursor(row_factory=row)
         cursor.execute(self.dialect.sql(sql), values or {})
         return cursor
+
+
+def _fetched(cursor: Any) -> list[dict[str, Any]]:
+    return list(cursor.fetchall()) if cursor.pgresult.nfields else []

@@ -80,15 +80,16 @@ class Session:
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def together(self, *asked: Statement) -> list[list[dict[str, Any]]]:
+    def together(self, *asked: Statement, last: bool = False) -> list[list[dict[str, Any]]]:  # noqa: ARG002
         """The rows of each statement, in order, in one round trip of PostgreSQL's; none for a statement without rows.
 
-        They run one after another: each sees what had been committed before it began.
+        They run one after another: each sees what had been committed before it began. ``last``: the transaction ends
+        with them, in the same round trip; what is asked after is asked in another one.
         """
         return [self.rows(sql, values) for sql, values in asked]
 
     def alone(self, sql: str, values: Mapping[str, Any]) -> Any:
-        """The first column of a statement after which nothing is asked. PostgreSQL: commits, if nothing was before."""
+        """The first column of a statement that ends the transaction: PostgreSQL commits in the same round trip."""
         return self.value(sql, values)
 
     def one(self, sql: str, values: Mapping[str, Any] | None = None) -> dict[str, Any] | None:

@@ -25,11 +25,12 @@ _RUNG = "(NOT s.limited OR s.dispatched_at IS NOT NULL)"
 
 
 def claim(
-    session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: float, *beside: Statement
-) -> tuple[list[StepRow], list[list[dict[str, Any]]]]:
+    session: Session, refs: Sequence[StepRef], owner: Incarnation, lease: float, ahead: int, *beside: Statement
+) -> tuple[list[StepRow], list[StepRow], list[list[dict[str, Any]]]]:
     """Takes those of ``refs`` that are ready in the named epoch, in jobs that move; each gets a new fence and a lease.
 
-    ``beside``: what else is asked with it; answers the rows of each too.
+    Answers them; all steps of the jobs that begin with it, as they were before, where they are no more than ``ahead``;
+    and the rows of what is asked ``beside``. On PostgreSQL the transaction ends with it.
 
     A step of a metered agent is taken only while it is rung: what was called back (its breaker opened) stays.
 
@@ -38,11 +39,16 @@ def claim(
     ordered = sorted(set(refs), key=lambda r: (r.job_id, r.path))
     sql = "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, {now}) WHERE state = 'queued'"
     names = json.dumps(sorted({ref.job_id for ref in ordered}))
-    start = f"{sql} AND {session.dialect.any_of('id', 'jobs')}", {"jobs": names}
+    start = f"{sql} AND {session.dialect.any_of('id', 'jobs')} RETURNING id, steps", {"jobs": names}
+    all_of = f"SELECT {STEP_SELECT} FROM steps s JOIN begun b ON s.job_id = b.id WHERE b.steps <= :ahead"
     if session.postgres:
-        _, won, *answers = session.together(start, _claim_postgres(session.dialect, ordered, owner, lease), *beside)
-        return [step_row(row) for row in won], answers
-    session.execute(*start)
+        taking = _claim_postgres(session.dialect, ordered, owner, lease)
+        beginning = f"WITH begun AS ({start[0]}) {all_of}", {**start[1], "ahead": ahead}
+        begun, won, *answers = session.together(beginning, taking, *beside, last=True)
+        return [step_row(row) for row in won], [step_row(row) for row in begun], answers
+    short = [job["id"] for job in session.rows(*start) if job["steps"] <= ahead]
+    sql = f"SELECT {STEP_SELECT} FROM steps s WHERE {session.dialect.any_of('s.job_id', 'jobs')}"
+    begun = session.rows(sql, {"jobs": json.dumps(short)}) if short else []
     won = []
     for ref in ordered:
         won += session.rows(
@@ -52,7 +58,7 @@ def claim(
             " RETURNING *",
             {"job": ref.job_id, "path": ref.path, "epoch": ref.epoch, "owner": owner, "lease": lease},
         )
-    return [step_row(row) for row in won], session.together(*beside)
+    return [step_row(row) for row in won], [step_row(row) for row in begun], session.together(*beside)
 
 
 def _claim_postgres(dialect: Dialect, refs: Sequence[StepRef], owner: Incarnation, lease: float) -> Statement:

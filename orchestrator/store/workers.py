@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath
 from orchestrator.domain.plan import StepRow
 from orchestrator.store.rows import STEP_SELECT, step_row
-from orchestrator.store.session import Session
+from orchestrator.store.session import Session, Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,16 @@ def leave(session: Session, who: Incarnation) -> None:
 
 def live(session: Session, within: float = 10.0) -> list[dict[str, Any]]:
     """Processes heard of within so many seconds."""
-    rows = session.rows(
-        "SELECT * FROM workers WHERE heartbeat_at > {now} - :within ORDER BY incarnation", {"within": within}
-    )
+    [rows] = session.together(asking_live(within))
+    return live_of(rows)
+
+
+def asking_live(within: float = 10.0) -> Statement:
+    """What ``live`` asks; ``live_of`` reads the answer."""
+    return "SELECT * FROM workers WHERE heartbeat_at > {now} - :within ORDER BY incarnation", {"within": within}
+
+
+def live_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         row["queues"] = json.loads(row["queues"])
     return rows

@@ -13,15 +13,19 @@ from orchestrator.store.session import Session, Statement
 HASH_LENGTH = 32
 
 
-def put(session: Session, name: str, version: str, definition: str, *, listed: bool) -> None:
-    """Writes a version; writing it again changes nothing, but lists it as the name's newest if asked."""
-    session.execute(
+def putting(name: str, version: str, definition: str) -> Statement:
+    """Writes a version; writing it again changes nothing."""
+    sql = (
         "INSERT INTO workflows (version, name, definition, listed_at, created_at) VALUES (:version, :name, :definition,"
-        " NULL, {now}) ON CONFLICT (version) DO NOTHING",
-        {"version": version, "name": name, "definition": definition},
+        " NULL, {now}) ON CONFLICT (version) DO NOTHING"
     )
-    if listed:
-        session.execute("UPDATE workflows SET listed_at = {now} WHERE version = :version", {"version": version})
+    return sql, {"version": version, "name": name, "definition": definition}
+
+
+def put_listed(session: Session, name: str, version: str, definition: str) -> None:
+    """Writes a version, and lists it as the name's newest."""
+    listing = "UPDATE workflows SET listed_at = {now} WHERE version = :version", {"version": version}
+    session.together(putting(name, version, definition), listing)
 
 
 def definition(session: Session, version: str) -> str | None:

@@ -342,4 +342,4 @@ def test_an_agent_without_a_breaker_asks_nothing(bench: Bench, monkeypatch: pyte
     run(bench, plain, "ok")
     assert statements
     assert [sql for sql in statements if "breaker" in sql] == []
-    assert bench.db.run(feed_sql.allowances).of == {}
+    assert bench.db.run(lambda s: feed_sql.allowances(s, s.rows(*feed_sql.ASKING_FOR_LIMITS))).of == {}

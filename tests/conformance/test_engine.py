@@ -81,7 +81,7 @@ def test_fan_out_joins_in_order_and_honours_max_concurrency(bench: Bench) -> Non
         ref = bench.take()
         asyncio.run(bench.run(ref))
     assert bench.job(job)["output"] == [{"v": n * 2} for n in range(20)]
-    assert seen == 3
+    assert seen == 2, "two wait; the third goes on in place"
 
 
 def test_an_empty_fan_out_is_decided_at_once(bench: Bench) -> None:

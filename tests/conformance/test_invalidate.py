@@ -246,7 +246,9 @@ def test_a_failed_job_goes_on_with_what_had_not_finished(bench: Bench) -> None:
     assert bench.job(job)["state"] == "failed"
     again = letter_of(bench, job)
     assert again != letter
-    assert calls(bench, job) == {"p/x/a": 2, "p/x/b": 2, "p/y": 2}
+    made = calls(bench, job)
+    assert (made["p/x/a"], made["p/y"]) == (2, 2)
+    assert made["p/x/b"] in (1, 2), "whether it had begun when y failed is chance"
 
 
 def test_a_tolerated_failure_is_left_as_it_is(bench: Bench) -> None:

@@ -12,10 +12,10 @@ from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import Kind
 from orchestrator.domain.result import Succeeded
 from orchestrator.domain.workflow import Workflow
+from orchestrator.engine import composites
 from orchestrator.engine.settle import Settle, claim, settle
 from orchestrator.engine.submit import Submission, submit_many
 from tests.support.bench import Bench
-from workers.composites import evaluate
 
 #: 1,000 in all.
 RUNS = {"sqlite": 600, "postgresql": 400}
@@ -34,7 +34,7 @@ def settle_all(bench: Bench, refs: list[StepRef]) -> None:
     for mine in claim(bench.engine, refs).values():
         row = mine.row
         value = row.kind is Kind.AGENT
-        result = Succeeded(Stored("1")) if value else evaluate(mine, bench.engine.sizes, bench.engine.caps)
+        result = Succeeded(Stored("1")) if value else composites.result(mine, bench.engine.sizes, bench.engine.caps)
         intents.append(Settle(row.job_id, row.path, row.ref, row.fence, result))
     assert len(intents) == len(refs)
     assert all(settled.won for settled in settle(bench.engine, intents))
@@ -51,7 +51,7 @@ def opened(bench: Bench, runs: int, rng: random.Random) -> dict[JobId, list[Sett
     for mine in claim(bench.engine, refs).values():
         row = mine.row
         result = Succeeded(Stored(f'"{row.path}"'))
-        intent = Settle(row.job_id, row.path, row.ref, row.fence, result, sends_body=True)
+        intent = Settle(row.job_id, row.path, row.ref, row.fence, result)
         found.setdefault(row.job_id, []).append(intent)
     return found
 
@@ -62,23 +62,23 @@ def test_the_last_branches_finish_at_once(bench: Bench, url: str, seed: int) -> 
     left = opened(bench, runs, random.Random(seed))
     assert len(left) == runs
     together = threading.Barrier(max(WIDTHS))
-    bodies: list[StepRef] = []
+    decided_by: list[JobId] = []
     lost: list[Settle] = []
 
     def finish(branch: int) -> None:
         for intents in left.values():
             together.wait(60)
             if branch < len(intents):
-                (settled,) = settle(bench.engine, [intents[branch]])
-                lost.extend([] if settled.won else [intents[branch]])
-                bodies.extend([] if settled.body is None else [settled.body])
+                branch_of = intents[branch]
+                (settled,) = settle(bench.engine, [branch_of])
+                lost.extend([] if settled.won else [branch_of])
+                decided_by.extend([branch_of.job_id] * settled.ready)
 
     with ThreadPoolExecutor(max(WIDTHS)) as pool:
         for done in [pool.submit(finish, branch) for branch in range(max(WIDTHS))]:
             done.result()
     assert lost == []
-    assert Counter(ref.job_id for ref in bodies) == Counter(left.keys())
-    settle_all(bench, bodies)
+    assert Counter(decided_by) == Counter(left.keys()), "one settle each evaluated the join and made what follows ready"
     settle_all(bench, [StepRef(job, StepPath("after"), 1) for job in left])
     with bench.db.connect(readonly=True) as session:
         ended = session.rows("SELECT state, count(*) AS n FROM jobs GROUP BY state")

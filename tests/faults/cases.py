@@ -31,7 +31,7 @@ class How:
 
 HOW: dict[str, How] = {
     "submit.before_insert": How("submit"),
-    "submit.after_insert": How("submit"),
+    "submit.before_commit": How("submit"),
     "submit.after_commit": How("submit"),
     "publish.before_marking": How("worker", "limited", (2, 3, 3)),
     "publish.before": How("worker", "limited", (2, 3, 3)),

@@ -75,7 +75,7 @@ def test_a_claim_that_commits_after_its_sender_was_buried(cluster: MakeCluster, 
     dead = Incarnation("worker-that-died")
     released: Future[int] = Future()
     with it.engine.db.connect() as session:
-        claimed, _ = steps.claim(session, [StepRef(job, StepPath("s0"), 1)], dead, it.engine.lease)
+        claimed, _, _ = steps.claim(session, [StepRef(job, StepPath("s0"), 1)], dead, it.engine.lease, 0)
         assert [row.path for row in claimed] == ["s0"]
         parent = Thread(target=lambda: released.set_result(presence.bury(it.engine, dead)))
         parent.start()

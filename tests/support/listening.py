@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from psycopg.pq import TransactionStatus
+
 from orchestrator.store.database import Database
 from orchestrator.store.postgres import PostgresSession
 from orchestrator.store.session import Session, Statement
 
 
 class Heard:
-    """``said``: the statements, in order. ``trips``: how often somebody waited for the answer of one, or of several
-    sent together. ``commits``: of transactions that may write. Both but for what begins and ends a transaction.
+    """``said``: the statements, in order. ``trips``: how often somebody waited for the answer of one, of several sent
+    together, or of a COMMIT that came by itself. ``commits``: of transactions that may write.
     """
 
     def __init__(self) -> None:
@@ -45,8 +47,8 @@ def listening() -> Iterator[Heard]:
         heard.trips += bool(values)
         return many(session, sql, values)
 
-    def hear_together(session: PostgresSession, *asked: Statement) -> list[list[dict[str, Any]]]:
-        answers = pipelined(session, *asked)
+    def hear_together(session: PostgresSession, *asked: Statement, last: bool = False) -> list[list[dict[str, Any]]]:
+        answers = pipelined(session, *asked, last=last)
         heard.trips -= len(asked) - 1
         return answers
 
@@ -54,6 +56,8 @@ def listening() -> Iterator[Heard]:
     def hear_commit(db: Database, *, readonly: bool = False) -> Iterator[Session]:
         with connect(db, readonly=readonly) as session:
             yield session
+            if session.postgres and session.raw.info.transaction_status is not TransactionStatus.IDLE:
+                heard.trips += 1
         heard.commits += not readonly
 
     with (

@@ -25,8 +25,8 @@ SHOWN = 150
 @dataclass(slots=True)
 class Cost:
     """``statements``: sent by this process; one that is run for many rows is one. ``trips``: waits for an answer to one
-    statement, or to several sent together. ``commits``: of transactions that may write, so they wait for a disk.
-    ``messages``: handed to the broker. ``rows``: inserted, updated or deleted.
+    statement, to several sent together, or to a COMMIT by itself. ``commits``: of transactions that may write, so they
+    wait for a disk. ``messages``: handed to the broker. ``rows``: inserted, updated or deleted.
     """
 
     said: Counter[str] = field(default_factory=Counter)

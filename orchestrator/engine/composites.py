@@ -1,10 +1,11 @@
-"""What a claimed composite does: evaluates, opens, or ends. Pure: the settle that follows writes it.
+"""What a composite does: evaluates, opens, or ends. Pure: a settle writes it.
 
 Expansion is a function of stored data alone, so a repeat after a crash opens the same steps.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, assert_never
 
@@ -22,22 +23,27 @@ from orchestrator.engine.context import Caps, PayloadSizes
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.scope import scope
 
+log = logging.getLogger("orchestrator.composites")
 
-def evaluate(claimed: Claimed, sizes: PayloadSizes, caps: Caps) -> Result:
-    """The result of a composite's claim. An expression that fails is ``permanent``, with its place and value."""
+
+def result(claimed: Claimed, sizes: PayloadSizes, caps: Caps) -> Result:
+    """What follows from a composite that became ready. An expression that fails is ``permanent``, with its place."""
     try:
         if claimed.opening:
             return _open(claimed, sizes, caps)
         return _storable(_body(claimed, sizes), caps)
     except (ExpressionFailed, NotJson) as error:
         return GaveUp(Failure(FailureClass.PERMANENT, str(error), detail={"step": claimed.row.path}))
+    except Exception as error:  # a bug of ours must end in a row, not in a stuck step
+        log.exception("composite.bug", extra={"job": claimed.row.job_id, "step": claimed.row.path})
+        return GaveUp(Failure(FailureClass.BUG, f"{type(error).__name__}: {error}"))
 
 
-def _storable(result: Result, caps: Caps) -> Result:
+def _storable(made: Result, caps: Caps) -> Result:
     """Members that each fit may be too much together; every reader of this output would meet it."""
-    if not isinstance(result, Succeeded):
-        return result
-    text = result.output.text or ""
+    if not isinstance(made, Succeeded):
+        return made
+    text = made.output.text or ""
     if len(text) > caps.output_bytes // 4 and (size := len(text.encode())) > caps.output_bytes:
         limit = f"the limit is {caps.output_bytes} (ORCHESTRATOR_MAX_OUTPUT_BYTES)"
         message = f"the outputs together are {size} bytes; {limit}. Let the members answer references."
@@ -45,7 +51,7 @@ def _storable(result: Result, caps: Caps) -> Result:
     if too_deep(text):
         message = f"the outputs together nest deeper than {MAX_DEPTH}. Let the members answer flatter values."
         return GaveUp(Failure(FailureClass.INVALID_OUTPUT, message, answered=True))
-    return result
+    return made
 
 
 def skipped(claimed: Claimed) -> bool:
@@ -175,6 +181,12 @@ def _verdict(claimed: Claimed, sizes: PayloadSizes) -> Result:
     if not met and node.fail_when_exhausted:
         message = f"{node.rounds} rounds did not reach: {node.until.source}"
         return GaveUp(Failure(FailureClass.PERMANENT, message, detail={"review": review}))
-    result = results[0]["output"] if len(results) == 1 else [one["output"] for one in results]
-    output = {"result": result, "results": results, "review": review, "rounds": row.round, "met": met}
+    outputs = [one["output"] for one in results]
+    output = {
+        "result": outputs[0] if len(outputs) == 1 else outputs,
+        "results": results,
+        "review": review,
+        "rounds": row.round,
+        "met": met,
+    }
     return Succeeded(sizes.prepare(dumps(output)), {"rounds": row.round, "met": met})
