@@ -22,6 +22,7 @@ from orchestrator.domain.states import STEP_DONE
 from orchestrator.engine.context import Caps, PayloadSizes
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.scope import scope
+from orchestrator.store.steps import Member
 
 log = logging.getLogger("orchestrator.composites")
 
@@ -147,8 +148,8 @@ def _body(claimed: Claimed, sizes: PayloadSizes) -> Result:
             assert_never(never)
 
 
-def _finished(claimed: Claimed) -> list[tuple[Any, str]]:
-    return [(row, text or "null") for row, text in claimed.children if row.state in STEP_DONE]
+def _finished(claimed: Claimed) -> list[tuple[Member, str]]:
+    return [(one, text or "null") for one, text in claimed.members if one.state in STEP_DONE]
 
 
 def _done(claimed: Claimed) -> list[tuple[str, str]]:
@@ -164,14 +165,14 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _result(row: Any, text: str) -> str:
-    return '{"agent":' + dumps(row.agent) + ',"output":' + text + "}"
+def _result(one: Member, text: str) -> str:
+    return '{"agent":' + dumps(one.agent) + ',"output":' + text + "}"
 
 
 def _verdict(claimed: Claimed, sizes: PayloadSizes) -> Result:
     """A round is over: good enough, out of rounds, or once more."""
     node, row = claimed.node, claimed.row
-    parts = {_name(child.path): loads(text or "null") for child, text in claimed.children}
+    parts = {_name(one.path): loads(text or "null") for one, text in claimed.members}
     results, review = parts.get("work") or [], parts.get("review")
     assert node.until is not None
     names = {**scope(claimed, node.until), "review": review, "results": results, "round": row.round}

@@ -16,6 +16,7 @@ from orchestrator.engine.context import Engine, Facts
 from orchestrator.engine.texts import Texts
 from orchestrator.store import compensations, jobs, payloads, steps
 from orchestrator.store.session import Session
+from orchestrator.store.steps import Member
 
 Key = tuple[JobId, StepPath]
 Known = Mapping[JobId, Mapping[StepPath, StepRow]]
@@ -32,8 +33,8 @@ class Claimed:
     node: Node
     #: JSON texts of the steps its expressions name.
     outputs: dict[str, str]
-    #: For a composite's body: its children in order, with the JSON text of each output.
-    children: list[tuple[StepRow, str | None]]
+    #: For a composite's body: its members in order, with the JSON text of each output.
+    members: list[tuple[Member, str | None]]
     vars: str | None
     #: The JSON text of the input that a person gave in place of ``with``.
     given: str | None
@@ -62,15 +63,15 @@ def gather(
     facts = {**learned, **_facts(engine, session, {row.job_id for row in rows} - learned.keys())}
     plans = {job_id: engine.plans.get(session, fact.version) for job_id, fact in facts.items()}
     reads: dict[Key, dict[str, StepPath]] = {}
-    children: dict[Key, list[StepRow]] = {}
+    members: dict[Key, list[Member]] = {}
     for row in rows:
         key = (row.job_id, row.path)
-        reads[key], children[key] = _reads(session, plans[row.job_id].nodes[row.ref], row, known)
+        reads[key], members[key] = _reads(session, plans[row.job_id].nodes[row.ref], row, known)
     wanted = {(job_id, path) for (job_id, _), names in reads.items() for path in names.values()}
     outputs = _outputs(session, wanted, known)
     values: list[Stored | None] = [value for row in rows for value in (row.vars, row.given)]
     values += [row.output for row in outputs.values()]
-    values += [child.output for group in children.values() for child in group]
+    values += [member.output for group in members.values() for member in group]
     owed = _owed(session, rows)
     values += [debt.input for group in owed.values() for debt in group]
     texts = engine.texts.read(session, values)
@@ -88,7 +89,7 @@ def gather(
                 for name, path in reads[key].items()
                 if (row.job_id, path) in outputs and outputs[row.job_id, path].state in STEP_DONE
             },
-            [(child, payloads.text_of(child.output, texts)) for child in children[key]],
+            [(member, payloads.text_of(member.output, texts)) for member in members[key]],
             payloads.text_of(row.vars, texts),
             payloads.text_of(row.given, texts),
             engine.texts,
@@ -125,20 +126,20 @@ def reads_members(row: StepRow) -> bool:
     return row.kind not in (Kind.AGENT, Kind.SEQUENCE) and row.width is not None
 
 
-def _reads(session: Session, node: Node, row: StepRow, known: Known) -> tuple[dict[str, StepPath], list[StepRow]]:
+def _reads(session: Session, node: Node, row: StepRow, known: Known) -> tuple[dict[str, StepPath], list[Member]]:
     names = {read.name: read.path(row.path) for read in node.reads}
     if not reads_members(row):
         return names, []
     if node.kind is Kind.SUPERVISE:
         one = StepPath(f"{row.path}/round-{row.round}")
-        return names, [r for r in _children(session, row.job_id, one, known) if r.path != f"{one}/plan"]
-    return names, _children(session, row.job_id, row.path, known)
+        return names, [r for r in _members(session, row.job_id, one, known) if r.path != f"{one}/plan"]
+    return names, _members(session, row.job_id, row.path, known)
 
 
-def _children(session: Session, job_id: JobId, parent: StepPath, known: Known) -> list[StepRow]:
-    found = {row.path: row for row in steps.children(session, job_id, parent)}
-    found |= {path: row for path, row in known.get(job_id, NOTHING).items() if row.parent == parent}
-    return sorted(found.values(), key=lambda row: row.seq)
+def _members(session: Session, job_id: JobId, parent: StepPath, known: Known) -> list[Member]:
+    found = {member.path: member for member in steps.members(session, job_id, parent)}
+    found |= {path: Member.of(row) for path, row in known.get(job_id, NOTHING).items() if row.parent == parent}
+    return sorted(found.values(), key=lambda member: member.seq)
 
 
 def plans_of(engine: Engine, session: Session, wanted: set[JobId]) -> dict[JobId, Plan]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.domain.ids import Incarnation, JobId, QueueName, StepPath, StepRef
+from orchestrator.domain.outcome import Stored
 from orchestrator.domain.plan import StepRow
 from orchestrator.domain.states import JOB_CLAIMABLE, STEP_TERMINAL, StepState
 from orchestrator.store import changes, tables
 from orchestrator.store.dialect import Dialect
-from orchestrator.store.rows import STEP_SELECT, step_row, step_values
+from orchestrator.store.rows import STEP_SELECT, step_row, step_values, stored
 from orchestrator.store.session import Session, Statement
 
 _MOVING = ",".join(f"'{state.value}'" for state in sorted(JOB_CLAIMABLE))
@@ -195,12 +197,37 @@ def outputs(session: Session, keys: Iterable[tuple[JobId, StepPath]]) -> dict[tu
     return {(row.job_id, row.path): row for row in load_many(session, keys)}
 
 
-def children(session: Session, job_id: JobId, parent: StepPath) -> list[StepRow]:
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a join reads of a step below it."""
+
+    path: StepPath
+    seq: int
+    state: StepState
+    agent: str | None
+    output: Stored | None
+
+    @staticmethod
+    def of(row: StepRow) -> Member:
+        return Member(row.path, row.seq, row.state, row.agent, row.output)
+
+
+def members(session: Session, job_id: JobId, parent: StepPath) -> list[Member]:
+    """The steps directly below ``parent``, in any order."""
     rows = session.rows(
-        f"SELECT {STEP_SELECT} FROM steps s WHERE job_id = :job AND parent = :parent ORDER BY seq",
+        "SELECT path, seq, state, agent, output, output_ref FROM steps WHERE job_id = :job AND parent = :parent",
         {"job": job_id, "parent": parent},
     )
-    return [step_row(row) for row in rows]
+    return [
+        Member(
+            StepPath(row["path"]),
+            row["seq"],
+            StepState(row["state"]),
+            row["agent"],
+            stored(row["output"], row["output_ref"]),
+        )
+        for row in rows
+    ]
 
 
 def gaps(session: Session, job_id: JobId, limit: int) -> list[StepRow]:
