@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any
 
 import typer
 
 from orchestrator.cli.desk import Desk, Row
-from orchestrator.cli.ending import FAILED, say
+from orchestrator.cli.ending import FAILED, INTERRUPTED, say
 from orchestrator.cli.inputs import Document, Pairs, read_file, read_input, read_json
 from orchestrator.cli.printing import Json, facts, json_text, put, table, when
+from orchestrator.cli.stopping import interruptible
 from orchestrator.cli.which_desk import open_desk
 from orchestrator.domain.errors import UsageError
 from orchestrator.domain.states import JOB_TERMINAL, JobState
@@ -75,14 +77,15 @@ def submit(
         if not wait:
             put(job, as_json, lambda row: str(row["id"]))
             return
-        say(f"job {job['id']}: waiting for its end")
-        ended = wait_for(desk, job["id"], timeout)
+        with interruptible() as interrupted:
+            say(f"job {job['id']}: waiting for its end")
+            ended = wait_for(desk, job["id"], timeout, interrupted)
     put(ended, as_json, lambda row: json_text(row["output"]) if row["state"] == "succeeded" else "")
     end_as(ended)
 
 
-def wait_for(desk: Desk, job_id: str, timeout: float) -> Row:
-    """The job once it has ended; exit 1 when ``timeout`` seconds (0: none) are over before."""
+def wait_for(desk: Desk, job_id: str, timeout: float, interrupted: Event) -> Row:
+    """The job once it has ended; exit 1 when ``timeout`` seconds (0: none) are over before, 130 when interrupted."""
     from orchestrator.clock import Clock
 
     clock = Clock()
@@ -91,7 +94,8 @@ def wait_for(desk: Desk, job_id: str, timeout: float) -> Row:
         if timeout and clock.monotonic() > until:
             say(f"job {job_id} is {job['state']} after {timeout:g} s and goes on. Ask: orchestrator jobs show {job_id}")
             raise typer.Exit(FAILED)
-        clock.sleep(POLL_SECONDS)
+        if interrupted.wait(POLL_SECONDS):
+            raise typer.Exit(INTERRUPTED)
     return job
 
 

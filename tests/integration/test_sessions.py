@@ -33,7 +33,7 @@ def test_a_statement_alone_is_its_own_transaction(db: Database) -> None:
     assert numbers(db) == [1]
 
 
-def test_after_another_it_is_part_of_theirs(db: Database) -> None:
+def test_after_another_it_ends_their_transaction(db: Database) -> None:
     def work(session: Session) -> None:
         session.execute("INSERT INTO t VALUES (1)")
         session.alone("INSERT INTO t VALUES (:n) RETURNING n", {"n": 2})
@@ -41,7 +41,30 @@ def test_after_another_it_is_part_of_theirs(db: Database) -> None:
 
     with pytest.raises(RuntimeError, match="afterwards"):
         db.run(work)
+    assert numbers(db) == [1, 2]
+
+
+def test_after_another_one_that_refuses_itself_takes_them_back(db: Database) -> None:
+    def refused(session: Session) -> None:
+        session.execute("INSERT INTO t VALUES (1)")
+        session.alone(f"SELECT CAST(:n || '{MOVED}' AS integer)", {"n": "2"})
+
+    with pytest.raises(Moved):
+        db.run(refused)
     assert numbers(db) == []
+    db.run(lambda session: session.execute("INSERT INTO t VALUES (3)"))  # the connection is as good as before
+    assert numbers(db) == [3]
+
+
+def test_what_is_asked_last_ends_the_transaction(db: Database) -> None:
+    def work(session: Session) -> None:
+        session.together(("INSERT INTO t VALUES (1)", {}), ("INSERT INTO t VALUES (2) RETURNING n", {}), last=True)
+        session.execute("INSERT INTO t VALUES (3)")
+        raise RuntimeError("afterwards")
+
+    with pytest.raises(RuntimeError, match="afterwards"):
+        db.run(work)
+    assert numbers(db) == [1, 2]
 
 
 def test_one_that_refuses_itself_writes_nothing(db: Database) -> None:
