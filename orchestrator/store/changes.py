@@ -79,7 +79,7 @@ def insert_jobs(session: Session, rows: Sequence[Row], conflict: str) -> list[st
     """Writes new jobs; answers the ids of those it wrote."""
     if session.postgres:
         sql = _insert_set("jobs", "rows", conflict) + " RETURNING id"
-        return [row["id"] for row in session.rows(sql, {"rows": _json(rows)})]
+        return [row["id"] for row in session.rows(sql, {"rows": _json(tables.jobs, rows)})]
     return [row["id"] for row in rows if session.execute(_insert_row(tables.jobs, conflict), row).rowcount]
 
 
@@ -88,7 +88,7 @@ def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = 
     if not rows:
         return
     if session.postgres:
-        session.execute(_insert_set(table.name, "rows", conflict), {"rows": _json(rows)})
+        session.execute(_insert_set(table.name, "rows", conflict), {"rows": _json(table, rows)})
     else:
         session.many(_insert_row(table, conflict), rows)
 
@@ -112,20 +112,20 @@ _CALLS = "ON CONFLICT (tenant, name, process, slot) DO UPDATE SET at = excluded.
 
 def _write_postgres(session: Session, changes: Changes, *, last: bool) -> bool:
     parts = {
-        "new_jobs": changes.new_jobs,
-        "jobs": changes.jobs,
-        "moved": changes.moved,
-        "created": changes.created,
-        "attempts": changes.attempts,
-        "events": changes.events,
-        "counts": changes.counts,
-        "calls": changes.calls,
-        "webhooks": changes.webhooks,
+        "new_jobs": (tables.jobs, changes.new_jobs),
+        "jobs": (tables.jobs, changes.jobs),
+        "moved": (tables.steps, changes.moved),
+        "created": (tables.steps, changes.created),
+        "attempts": (tables.attempts, changes.attempts),
+        "events": (tables.events, changes.events),
+        "counts": (tables.rollups, changes.counts),
+        "calls": (tables.breaker_calls, changes.calls),
+        "webhooks": (tables.webhooks, changes.webhooks),
     }
-    present = tuple(name for name, rows in parts.items() if rows)
+    present = tuple(name for name, (_, rows) in parts.items() if rows)
     if not present:
         return True
-    values: Row = {name: _json(parts[name]) for name in present}
+    values: Row = {name: _json(*parts[name]) for name in present}
     expected = len(changes.moved) + len(changes.jobs)
     if last or any("was_events" in row for row in changes.jobs):
         send = session.alone if last else session.value
@@ -154,9 +154,28 @@ def _statement(present: tuple[str, ...], *, guarded: bool = False) -> str:
     return f"WITH {inner} SELECT {count}"
 
 
-def _json(rows: Sequence[Row]) -> str:
-    """What is not there is NULL."""
-    return orjson.dumps([{name: value for name, value in row.items() if value is not None} for row in rows]).decode()
+def _json(table: Table, rows: Sequence[Row]) -> str:
+    """What is not there is NULL, or nothing: half of what PostgreSQL would have to read are zeros."""
+    counts = _counts(table)
+    return orjson.dumps(
+        [
+            {name: value for name, value in row.items() if value or (value is not None and name not in counts)}
+            for row in rows
+        ]
+    ).decode()
+
+
+@cache
+def _counts(table: Table) -> frozenset[str]:
+    """The columns that are never NULL and may be zero, or false."""
+    return frozenset(c.name for c in table.columns if not c.nullable and isinstance(c.type, Boolean | Integer | Double))
+
+
+def _value(table: Table, name: str) -> str:
+    """A column of what travelled, as it is to be written."""
+    if name not in _counts(table):
+        return f"v.{name}"
+    return f"coalesce(v.{name}, {'false' if isinstance(table.columns[name].type, Boolean) else 0})"
 
 
 def _type(table: Table, name: str) -> str:
@@ -183,13 +202,14 @@ def _insert_set(table_name: str, parameter: str, conflict: str = "") -> str:
     table = tables.metadata.tables[table_name]
     names = [column.name for column in table.columns]
     listed = ", ".join(names)
-    return f"INSERT INTO {table_name} ({listed}) SELECT {listed} FROM {_recordset(table, parameter, names)} {conflict}"
+    values = ", ".join(_value(table, name) for name in names)
+    return f"INSERT INTO {table_name} ({listed}) SELECT {values} FROM {_recordset(table, parameter, names)} {conflict}"
 
 
 @cache
 def _update_steps_set(*, after_jobs: bool) -> str:
     """``after_jobs``: the jobs' rows are locked before their steps', as everywhere."""
-    sets = ", ".join(f"{name} = v.{name}" for name in STEP_MUTABLE)
+    sets = ", ".join(f"{name} = {_value(tables.steps, name)}" for name in STEP_MUTABLE)
     source = _recordset(tables.steps, "moved", ("job_id", "path", *STEP_MUTABLE), ", was_state text, was_fence integer")
     return (
         f"UPDATE steps SET {sets} FROM {source} WHERE steps.job_id = v.job_id AND steps.path = v.path"
@@ -200,7 +220,7 @@ def _update_steps_set(*, after_jobs: bool) -> str:
 
 @cache
 def _update_jobs_set() -> str:
-    sets = ", ".join(f"{name} = v.{name}" for name in JOB_MUTABLE)
+    sets = ", ".join(f"{name} = {_value(tables.jobs, name)}" for name in JOB_MUTABLE)
     source = _recordset(tables.jobs, "jobs", ("id", *JOB_MUTABLE), ", was_events integer")
     where = "jobs.id = v.id AND jobs.events = coalesce(v.was_events, jobs.events)"
     return f"UPDATE jobs SET {sets} FROM {source} WHERE {where}"
