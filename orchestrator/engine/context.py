@@ -101,27 +101,29 @@ class Plans:
 
     def known(self, version: str) -> Plan | None:
         """The plan, if this process has compiled it; the database may not hold it yet."""
-        with self._lock:
-            found = self._plans.get(version)
-            if found is None:
-                return None
-            self._plans.move_to_end(version)
-            return found[0]
+        found = self._known(version)
+        return None if found is None else found[0]
 
     def get(self, session: Session, version: str) -> Plan:
-        plan = self.known(version)
-        if plan is not None:
-            return plan
-        definition = workflows.definition(session, version)
-        if definition is None:
-            raise NotFound(f"workflow version {version} is not in the database.")
-        return self.add(version, *parse_definition(definition))
+        return self.both(session, version)[0]
 
     def both(self, session: Session, version: str) -> tuple[Plan, Workflow]:
         """The plan, and the definition it was compiled from."""
-        self.get(session, version)
+        found = self._known(version)
+        if found is not None:
+            return found
+        definition = workflows.definition(session, version)
+        if definition is None:
+            raise NotFound(f"workflow version {version} is not in the database.")
+        workflow, registered = parse_definition(definition)
+        return self.add(version, workflow, registered), workflow
+
+    def _known(self, version: str) -> tuple[Plan, Workflow] | None:
         with self._lock:
-            return self._plans[version]
+            found = self._plans.get(version)
+            if found is not None:
+                self._plans.move_to_end(version)
+            return found
 
     def add(self, version: str, workflow: Workflow, registered: dict[str, Agent]) -> Plan:
         plan = compile_plan(workflow, version, registered)

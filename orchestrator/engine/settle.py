@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.crashpoints import CrashPointReached, crashpoint
 from orchestrator.domain.advance import Advance
-from orchestrator.domain.errors import OrchestratorError
+from orchestrator.domain.errors import OrchestratorError, Unavailable
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
 from orchestrator.domain.plan import JobRow, Kind, StepRow
 from orchestrator.domain.result import Retrying
@@ -43,7 +43,7 @@ def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
         beside += [jobs.getting(session, unknown)] if unknown else []
         rows, begun, answers = steps.claim(session, refs, engine.process, engine.lease, AHEAD, *beside)
         found = {JobId(row["id"]): job_row(row) for row in answers.pop()} if unknown else {}
-        claimed = gather(engine, session, rows, learned=learn(engine, session, found))
+        claimed = _readable(engine, session, rows, found)
         return claimed, [queue for queue, some in zip(asked, answers, strict=True) if some], found, begun
 
     asked = engine.feed.unsure({ref.queue for ref in refs})
@@ -54,6 +54,29 @@ def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
     for ref in refs:
         engine.feed.claimed(ref.queue)
     return {ref: found[ref.job_id, ref.path] for ref in refs if (ref.job_id, ref.path) in found}
+
+
+def _readable(
+    engine: Engine, session: Session, rows: Sequence[StepRow], found: dict[JobId, JobRow]
+) -> dict[Key, Claimed]:
+    """What the claimed ``rows`` read. The claims are committed: one that cannot be read must not cost its neighbours.
+
+    It is nobody's then, and the heartbeat gives it back.
+    """
+    try:
+        return gather(engine, session, rows, learned=learn(engine, session, found))
+    except Unavailable:
+        raise
+    except Exception:
+        if len(rows) <= 1:
+            raise
+        claimed: dict[Key, Claimed] = {}
+        for row in rows:
+            try:
+                claimed |= gather(engine, session, [row])
+            except Exception:
+                log.exception("claim.unreadable", extra={"job": row.job_id, "step": row.path})
+        return claimed
 
 
 def _remember(

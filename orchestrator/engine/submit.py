@@ -78,8 +78,8 @@ def register(engine: Engine, workflow: Workflow, tenant: str = "default", *, str
         failure_paths.require(workflow)
 
     def work(session: Session) -> str:
+        workflows.put_listed(session, workflow.name, _version(workflow), workflow.canonical)
         version, _ = _inline(engine, session, workflow, tenant)
-        workflows.put_listed(session, workflow.name, version, workflow.canonical)
         return version
 
     return engine.db.run(work)

@@ -5,8 +5,7 @@ timeout; ``synchronous`` NORMAL survives a killed process, FULL a power cut.
 
 Nobody waits without end: for a connection, for a statement, for a locked row, or for a host that is gone.
 
-Driver errors leave here as ``Unavailable`` (cannot reach, timed out), ``Locked`` (a row, for too long),
-``SchemaOutdated`` (tables are missing), or as they are; deadlocks and serialisation failures are retried whole by
+Driver errors leave here translated (``store/session.py``); deadlocks and serialisation failures are retried whole by
 ``Database.run``.
 
 SQLAlchemy keeps the pool; statements go straight to the driver: what lies between costs more than the statement.
@@ -103,13 +102,17 @@ class Database:
         """A transaction: commits at the end of the block, rolls back if it raises."""
         with translated():
             held = self.engine.raw_connection()
-            raw = held.dbapi_connection
+            raw: Any = held.dbapi_connection
             session = self._kind(raw, self.dialect)
             try:
-                if not session.postgres:
+                if session.postgres:
+                    raw.autocommit = True  # the session begins and ends its transaction
+                else:
                     session.execute("BEGIN" if readonly else "BEGIN IMMEDIATE")
                 yield session
                 held.commit()
+                if session.postgres:
+                    raw.autocommit = False
             except BaseException as error:
                 self._give_up(held, error)
                 raise
@@ -119,16 +122,22 @@ class Database:
     def _give_up(self, held: PoolProxiedConnection, error: BaseException) -> None:
         """Rolls back; a connection that is broken, or whose server takes no writes, is not given to anybody again.
 
-        Nor is one that was cut off within a statement of its own (``Session.alone``): it would commit each by itself.
+        Nor is one that was cut off within a statement: its transaction would be the next one's.
         """
         raw: Any = held.dbapi_connection
-        broken = self.dialect.name == "postgresql" and (raw.closed or raw.autocommit)
-        if broken or sqlstate(error) == READ_ONLY:
+        if self.dialect.name != "postgresql":
+            with suppress(Exception):  # what failed before says more
+                held.rollback()
+            return
+        if raw.closed or sqlstate(error) == READ_ONLY:
             held.invalidate(error)
             self.engine.dispose()  # the others were made before it broke
             return
-        with suppress(Exception):  # what failed before says more
+        try:
             held.rollback()
+            raw.autocommit = False
+        except Exception as another:  # noqa: BLE001 - what failed before says more
+            held.invalidate(another)
 
     def run(self, work: Callable[[Session], T], *, readonly: bool = False, attempts: int = 5) -> T:
         """Runs ``work`` in a transaction, whole again after a deadlock or serialisation failure."""

@@ -1,4 +1,8 @@
-"""A transaction on psycopg's connection."""
+"""A transaction on psycopg's connection, in as few round trips as it can be.
+
+The connection commits by itself as far as the driver knows: its own BEGIN and COMMIT are each waited for, a pipeline's
+too. Here they travel with the first statement and the last.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +10,56 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from orchestrator.store.session import Session, Statement
 
 
 class PostgresSession(Session):
+    """It is begun by its first statement, unless that is one ``alone``; its owner commits it, or rolls it back."""
+
     __slots__ = ()
 
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         return _fetched(self._ask(sql, values, _by_name(sql)))
 
+    def many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> int:
+        if values and not self._begun:
+            self.raw.execute("BEGIN", prepare=False)
+        return super().many(sql, values)
+
     def together(self, *asked: Statement, last: bool = False) -> list[list[dict[str, Any]]]:
         if len(asked) == 1 and not last:
             return [self.rows(*asked[0])]
+        begun = self._begun
         with self.raw.pipeline():
+            if not begun:
+                self.raw.execute("BEGIN", prepare=False)
             cursors = [self._ask(sql, values, _by_name(sql)) for sql, values in asked]
             if last:
-                self.raw.commit()
+                self.raw.execute("COMMIT", prepare=False)
         return [_fetched(cursor) for cursor in cursors]
 
     def alone(self, sql: str, values: Mapping[str, Any]) -> Any:
-        if self.raw.info.transaction_status is not TransactionStatus.IDLE:
-            with self.raw.pipeline():
-                cursor = self._ask(sql, values)
-                self.raw.commit()
-            return cursor.fetchone()[0]
-        self.raw.autocommit = True
-        try:
-            return self.value(sql, values)
-        finally:
-            if not self.raw.closed:
-                self.raw.autocommit = False
+        if not self._begun:
+            return self._ask(sql, values, begins=False).fetchone()[0]
+        with self.raw.pipeline():
+            cursor = self._ask(sql, values)
+            self.raw.execute("COMMIT", prepare=False)
+        return cursor.fetchone()[0]
 
-    def _ask(self, sql: str, values: Mapping[str, Any] | None, row: Any = tuple_row) -> Any:
+    @property
+    def _begun(self) -> bool:
+        return bool(self.raw.pgconn.transaction_status != TransactionStatus.IDLE)
+
+    def _ask(self, sql: str, values: Mapping[str, Any] | None, row: Any = tuple_row, *, begins: bool = True) -> Any:
         cursor = self.raw.cursor(row_factory=row)
-        cursor.execute(self.dialect.sql(sql), values or {})
-        return cursor
+        if not begins or self._begun or self.raw.pgconn.pipeline_status != PipelineStatus.OFF:
+            return cursor.execute(self.dialect.sql(sql), values or {})
+        with self.raw.pipeline():
+            self.raw.execute("BEGIN", prepare=False)
+            return cursor.execute(self.dialect.sql(sql), values or {})
 
 
 #: The columns of what a statement answers, by its text: wide rows have more names than most answers have rows.

@@ -79,15 +79,62 @@ def test_one_that_refuses_itself_writes_nothing(db: Database) -> None:
     assert numbers(db) == []
 
 
-def test_a_connection_that_commits_by_itself_is_not_given_to_the_next(db: Database) -> None:
+def backend(session: Session) -> int:
+    return int(session.value("SELECT pg_backend_pid()"))
+
+
+def test_a_connection_that_was_cut_off_within_a_statement_is_not_given_to_the_next(db: Database) -> None:
+    before = db.run(backend)
+
     def cut_off(session: Session) -> None:
-        session.raw.autocommit = True
+        session.execute("INSERT INTO t VALUES (1)")
+        session.raw.pgconn.send_query(b"SELECT pg_sleep(60)")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         db.run(cut_off)
-    with db.connect() as session:
-        assert session.raw.autocommit is False
+    assert db.run(backend) != before
+    assert numbers(db) == []
+
+
+@pytest.mark.parametrize("first", ["rows", "execute", "many", "together"])
+def test_whatever_comes_first_begins_a_transaction(db: Database, first: str) -> None:
+    """Its first statement is taken back with the others."""
+    insert = "INSERT INTO t VALUES (:n) RETURNING n"
+
+    def work(session: Session) -> None:
+        if first == "rows":
+            session.rows(insert, {"n": 1})
+        elif first == "execute":
+            session.execute(insert, {"n": 1})
+        elif first == "many":
+            session.many(insert, [{"n": 1}, {"n": 2}])
+        else:
+            session.together((insert, {"n": 1}), (insert, {"n": 2}))
+        session.execute(insert, {"n": 9})
+        raise RuntimeError("afterwards")
+
+    with pytest.raises(RuntimeError, match="afterwards"):
+        db.run(work)
+    assert numbers(db) == []
+    same = db.run(backend)
+    assert db.run(backend) == same, "the connection is as good as before"
+
+
+def test_others_find_the_connection_as_the_driver_makes_it(db: Database) -> None:
+    """Migrations begin and end their transactions through SQLAlchemy."""
+    numbers(db)
+    with pytest.raises(RuntimeError, match="afterwards"):
+        db.run(_fails)
+    with db.engine.connect() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        connection.rollback()
+    assert numbers(db) == []
+
+
+def _fails(session: Session) -> None:
+    session.execute("INSERT INTO t VALUES (5)")
+    raise RuntimeError("afterwards")
 
 
 def test_what_is_asked_together_is_answered_in_order(db: Database) -> None:

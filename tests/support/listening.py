@@ -34,11 +34,11 @@ def listening() -> Iterator[Heard]:
     def hear(kind: type[Session]) -> Any:
         ask = kind._ask
 
-        def asks(session: Session, sql: str, *more: Any) -> Any:
+        def asks(session: Session, sql: str, *more: Any, **how: Any) -> Any:
             if not sql.startswith("BEGIN"):
                 heard.said.append(sql)
                 heard.trips += 1
-            return ask(session, sql, *more)
+            return ask(session, sql, *more, **how)
 
         return mock.patch.object(kind, "_ask", asks)
 
