@@ -28,6 +28,8 @@ log = logging.getLogger("orchestrator.feed")
 
 #: One in so many of what is published is the oldest, whatever its priority: nothing starves.
 AGEING_SHARE = 8
+#: Between two pumps of a queue whose workers have all they may have, in seconds, unless claims here free credit.
+FULL_INTERVAL = 0.02
 #: Between two looks, with a claim, at whether others left a backlog, in seconds.
 LOOK_INTERVAL = 0.05
 
@@ -53,6 +55,7 @@ class Feed:
         self._looked: dict[QueueName, float] = {}
         self._freed: dict[QueueName, int] = defaultdict(int)
         self._block: dict[QueueName, int] = defaultdict(lambda: 1)
+        self._full_until: dict[QueueName, float] = defaultdict(float)
         self._virtual: dict[str, float] = {}
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -91,6 +94,7 @@ class Feed:
             self._freed[queue] += count
             if self._freed[queue] * 2 >= self._block[queue] and self._backlog[queue]:
                 self._wanted.add(queue)
+                self._full_until[queue] = 0.0
                 self._lock.notify_all()
 
     def unsure(self, queues: Iterable[QueueName]) -> list[QueueName]:
@@ -114,11 +118,12 @@ class Feed:
     def _run(self) -> None:
         while True:
             with self._lock:
-                while not (self._closing or self._wanted or self._due()):
+                while not (self._closing or self._to_pump() or self._due()):
                     self._lock.wait(self._until_timer())
                 if self._closing:
                     return
-                wanted, self._wanted = self._wanted, set()
+                wanted = self._to_pump()
+                self._wanted -= wanted
                 timers = self._due()
                 self._timers = [at for at in self._timers if at > self._clock.monotonic()]
             try:
@@ -136,8 +141,13 @@ class Feed:
         now = self._clock.monotonic()
         return any(at <= now for at in self._timers)
 
+    def _to_pump(self) -> set[QueueName]:
+        now = self._clock.monotonic()
+        return {queue for queue in self._wanted if self._full_until[queue] <= now}
+
     def _until_timer(self) -> float | None:
-        return max(0.0, min(self._timers) - self._clock.monotonic()) + 0.001 if self._timers else None
+        at = [*self._timers, *(self._full_until[queue] for queue in self._wanted)]
+        return max(0.0, min(at) - self._clock.monotonic()) + 0.001 if at else None
 
     # -- marking in the caller's transaction
 
@@ -207,6 +217,7 @@ class Feed:
             self._freed[queue] = 0
             self._credit[queue] = max(0, left) // max(1, publishers)
             self._credit_until[queue] = self._clock.monotonic() + 1.0
+            self._full_until[queue] = self._clock.monotonic() + FULL_INTERVAL if credit <= 0 else 0.0
         if refs:
             self.publish(refs)
         if held:
@@ -215,9 +226,7 @@ class Feed:
 
     def _choose(self, session: Session, queue: QueueName) -> tuple[list[StepRef], int, int, int, set[sql.Limited]]:
         """What to publish, the most that may be out, how much of that was free, how many publish, what is held back."""
-        live, outstanding, limits, tenants = session.together(
-            workers.asking_live(), sql.asking_outstanding(queue), sql.ASKING_FOR_LIMITS, sql.asking_for_tenants(queue)
-        )
+        live, outstanding = session.together(workers.asking_live(), sql.asking_outstanding(queue))
         alive = workers.live_of(live)
         slots = sum(
             max(0, row["slots"] - row["lost_slots"])
@@ -228,6 +237,7 @@ class Feed:
         credit = most - int(outstanding[0]["n"])
         if credit <= 0:
             return [], most, credit, len(alive), set()
+        limits, tenants = session.together(sql.ASKING_FOR_LIMITS, sql.asking_for_tenants(queue))
         allowed = sql.allowances(session, limits)
         chosen: list[sql.Candidate] = []
         used: dict[sql.Limited, int] = defaultdict(int)
