@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from orchestrator.domain.ids import Incarnation
+from orchestrator.clock import Clock
+from orchestrator.domain.ids import Incarnation, QueueName
 from orchestrator.engine import presence
+from orchestrator.engine.feed import FULL_INTERVAL
 from orchestrator.engine.reconcile import Reconciler, Rhythm
 from orchestrator.engine.settle import claim
 from orchestrator.store import feed as sql
 from orchestrator.store import workers
 from tests.support.bench import Bench
+from tests.support.bench import bench as bench_on
 
 ONE = {"name": "one", "agents": {"echo": {"kind": "scripted"}}, "steps": [{"id": "a", "agent": "echo"}]}
 
@@ -36,6 +40,35 @@ def test_at_most_twice_the_slots_are_published(bench: Bench) -> None:
     assert len(won) == 4
     bench.pump()
     assert len(bench.dispatcher.refs) == 10
+
+
+@dataclass(slots=True)
+class HandClock(Clock):
+    at: float = 1e6
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+def test_a_full_queue_is_not_asked_about_by_each_submit(url: str) -> None:
+    """But once in a while, or as soon as claims free credit here."""
+    clock = HandClock()
+    with bench_on(url, clock=clock) as it:
+        slots(it, 1)
+        feed, default = it.engine.feed, QueueName("default")
+        for _ in range(5):
+            it.submit(ONE, 1)
+            it.pump()
+        feed.wake([default])
+        assert feed._to_pump() == set()
+        clock.at += FULL_INTERVAL
+        assert feed._to_pump() == {default}
+        assert feed.pump(default) == 0
+        feed.wake([default])
+        assert feed._to_pump() == set()
+        assert len(claim(it.engine, [it.take(), it.take()])) == 2
+        assert feed._to_pump() == {default}
+        assert feed.pump(default) == 2
 
 
 def test_without_a_worker_nothing_is_published(bench: Bench) -> None:
