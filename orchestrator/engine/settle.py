@@ -1,8 +1,9 @@
 """Claim and settle: the two writes every attempt makes, in batches (a batch of one is the common case).
 
 A settle locks its jobs in order, loads what it may move, lets ``domain/advance`` decide, and writes the checkpoint, the
-successors, the attempt, the events and the counters in one transaction. If the step that follows is the only one, it is
-claimed in that same transaction and handed back (*continuation in place*). Zero rows means someone else owns the step.
+successors, the attempt, the events and the counters in one transaction. Composites that become ready are evaluated with
+it (``evaluate.py``); of the calls that follow the first is claimed with it and handed back (*continuation in place*).
+Zero rows means someone else owns the step.
 """
 
 from __future__ import annotations
