@@ -14,6 +14,7 @@ from orchestrator.engine import composites
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.settle import Settle, Settled, claim, settle
 from tests.support.bench import Bench
+from tests.support.listening import listening
 
 ECHO = {"echo": {"kind": "scripted"}}
 A: dict[str, Any] = {"id": "a", "agent": "echo"}
@@ -70,20 +71,31 @@ def test_a_fan_out_opens_and_its_join_ends_in_the_settles_beside_them(bench: Ben
     bench.check()
 
 
-@pytest.mark.parametrize("before", [[], [{"id": "b", "agent": "echo"}]], ids=["read", "recalled"])
+@pytest.mark.parametrize("before", [[], [{"id": "b", "agent": "echo"}]], ids=["first", "after another"])
 def test_an_expression_that_fails_does_not_take_the_result_before_it_along(
     bench: Bench, before: list[dict[str, Any]]
 ) -> None:
     mine = begun(bench, flow(*before, A, fan()))
     if before:
         mine = follows(done(bench, mine))
-    settled = done(bench, mine, "7")
+    with listening() as heard:
+        settled = done(bench, mine, "7")
     job = mine.row.job_id
     assert (settled.job_state, settled.next) == ("failed", None)
+    locks = [sql for sql in heard.said if "{for_update}" in sql]
+    assert "FROM jobs" in locks[0], "the job first, then what its failure stops"
     assert (states(bench, job)["a"], states(bench, job)["f"]) == ("succeeded", "failed")
     failure = bench.job(job)["failure"]
     assert (failure["class"], failure["detail"]) == ("permanent", {"step": "f"})
     assert "for_each needs a list, got int" in failure["message"]
+    bench.check()
+
+
+def test_one_that_fails_keeps_its_siblings_of_the_same_moment_from_opening(bench: Bench) -> None:
+    branches = {"x": fan("${{ input }}"), "y": fan("[1, 2]")}
+    mine = begun(bench, flow(A, {"id": "p", "parallel": branches}))
+    assert done(bench, mine).job_state == "failed"
+    assert states(bench, mine.row.job_id) == {"a": "succeeded", "p": "failed", "p/x": "failed", "p/y": "cancelled"}
     bench.check()
 
 
