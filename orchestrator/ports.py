@@ -36,6 +36,16 @@ class Dispatcher(Protocol):
         """Publish what was handed over, within 2 s, then let go of the connection."""
 
 
+class Slots(Protocol):
+    """How much this process may run at once, shared by what comes by message and what goes on in place."""
+
+    def take(self) -> int:
+        """Takes half of the slots that are free now, rounded down; answers how many."""
+
+    def give_back(self, count: int) -> None:
+        """``count`` that were taken are free again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Undoing:
     """What a compensator is to undo: the call that ``step`` made under ``key``.

@@ -32,6 +32,21 @@ class ListDispatcher:
 
 
 @dataclass(slots=True)
+class CountedSlots:
+    """So many slots."""
+
+    free: int = 0
+
+    def take(self) -> int:
+        half = self.free // 2
+        self.free -= half
+        return half
+
+    def give_back(self, count: int) -> None:
+        self.free += count
+
+
+@dataclass(slots=True)
 class ListSender:
     """A receiver of webhooks that is a list; ``answers`` says what it answers to whom, 204 if nothing is said."""
 

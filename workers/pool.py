@@ -5,6 +5,8 @@ through Celery's tracer; any other task goes through the tracer, in one of a few
 consumer's thread (acks, freeing the slot) is posted back to it.
 
 A slot is taken when a message is handed over and freed when its run ends. The consumer fetches only while one is free.
+The runner takes slots too, for what it goes on with beside a message's own step; messages that were fetched meanwhile
+wait here, unacked, until one is free again.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class AsyncioPool(BasePool):
         super().__init__(*args, **kwargs)
         self._clock = Clock()
         self._lock = threading.RLock()
+        #: Slots in use, and messages that wait for one.
         self._taken = 0
+        self._waiting: deque[Callable[[], object]] = deque()
         self._gate: Gate = OpenGate()
         self._connection = 0
         self._consumer: Any = None
@@ -101,11 +105,28 @@ class AsyncioPool(BasePool):
         with self._lock:
             self._gate.close()
 
+    # What the runner asks, from any thread
+
+    def take(self) -> int:
+        with self._lock:
+            count = max(0, self.free_slots() - self._gate.promised()) // 2
+            self._taken += count
+            return count
+
+    def give_back(self, count: int) -> None:
+        if count:
+            with self._lock:
+                wanted = self.free_slots() == 0 or self._gate.wants()
+                self._let_go(count)
+            if wanted:
+                self._post(self._say_freed)
+
     # What Celery asks
 
     def on_start(self) -> None:
         self._slot: RuntimeSlot = runtime_of(self.app)
         self._runner = self._slot.runtime.runner
+        self._runner.lend(self)
         self._loop = self._slot.loop
         self._threads = ThreadPoolExecutor(OTHER_THREADS, "orchestrator-tasks", initializer=self.app.set_current)
 
@@ -118,15 +139,16 @@ class AsyncioPool(BasePool):
         accept_callback: Callable[..., None] | None = None,
         **_: Any,
     ) -> None:
-        """Takes a slot and returns at once; called only while one is free."""
+        """Takes a slot, or waits for one, and returns at once."""
+        task, _id, request = args[:3]
         with self._lock:
             self._taken += 1
             job = _Job(accept_callback, callback, self._connection, self._gate.delivered())
-        task, _id, request = args[:3]
-        if task == STEP:
-            self._loop.submit(self._run_step(job, read_step(request["args"], request), request))
-        else:
-            self._threads.submit(self._run_other, job, target, args, kwargs)
+            if task == STEP:
+                ref = read_step(request["args"], request)
+                self._begin(lambda: self._loop.submit(self._run_step(job, ref, request)))
+            else:
+                self._begin(lambda: self._threads.submit(self._run_other, job, target, args, kwargs))
 
     def on_stop(self) -> None:
         """Begins nothing more, gives what runs ``worker_soft_shutdown_timeout`` seconds, then cuts it."""
@@ -177,7 +199,24 @@ class AsyncioPool(BasePool):
             log.exception("task.tracer_raised", extra={"task": args[0]})
             done((1, as_failure(error), 0.0))
 
+    # Slots, under the lock
+
+    def _begin(self, start: Callable[[], object]) -> None:
+        if self._taken > self.limit and not self._stopping:
+            self._waiting.append(start)
+        else:
+            start()
+
+    def _let_go(self, count: int) -> None:
+        self._taken -= count
+        while self._waiting and (self._stopping or self._taken - len(self._waiting) < self.limit):
+            self._waiting.popleft()()
+
     # On the consumer's thread
+
+    def _say_freed(self) -> None:
+        with self._lock:
+            self._gate.freed()
 
     def _pass_gate(self, job: _Job) -> None:
         with self._lock:
@@ -193,7 +232,7 @@ class AsyncioPool(BasePool):
     def _free(self, job: _Job, result: tuple[int, Any, float]) -> None:
         """Frees the slot, then tells Celery. It reads ``result`` as (failed, value, seconds)."""
         with self._lock:
-            self._taken -= 1
+            self._let_go(1)
             if job.connection == self._connection:
                 self._gate.freed()
         if job.done is not None:
@@ -225,6 +264,8 @@ class AsyncioPool(BasePool):
         self._stopping = True
         deadline = self._clock.monotonic() + seconds
         drained = self._loop.submit(self._runner.drain())
+        with self._lock:
+            self._let_go(0)  # what waits is refused, and goes back to its queue
         self._wait(drained, deadline)
         if not drained.done():
             log.warning("pool.cut", extra={"running": self._taken})

@@ -25,11 +25,13 @@ from orchestrator.domain.planner import CHUNK, at_once
 from orchestrator.domain.result import Cancelled, GaveUp, Opened, Released, Result, Skipped, Succeeded, Unreconciled
 from orchestrator.domain.retry import SUSPECT_AFTER
 from orchestrator.domain.states import JobState
+from orchestrator.domain.workflow import Agent
 from orchestrator.engine import composites
 from orchestrator.engine.context import Engine
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.settle import Settle, Settled, prepare
 from orchestrator.engine.writer import Writer
+from orchestrator.ports import Slots
 from workers.attempt import Attempt, Bill, Done, after_reconcile, decide
 from workers.heartbeat import Key
 
@@ -77,6 +79,8 @@ class Runner:
     queues: frozenset[str]
     meters: Meters
     in_place: InPlace = field(default_factory=InPlace)
+    #: Whether an agent's calls mostly wait.
+    light: Callable[[Agent], bool] = lambda _: False
     draining: bool = False
     writer: Writer = field(init=False)
     _live: dict[Key, _Live] = field(default_factory=dict)
@@ -84,9 +88,11 @@ class Runner:
     _idle: asyncio.Event | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _alarm: bool = False
+    #: Steps beside those that came by message: a loop knows its tasks by weak references only.
+    _aside: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.writer = Writer(self.engine, self._own, self.meters.batch_written)
+        self.writer = Writer(self.engine, self._own, self.meters.batch_written, self.light)
 
     # -- what the pool calls
 
@@ -116,22 +122,19 @@ class Runner:
         waited = max(0.0, (mine.row.started_at or 0.0) - (mine.row.ready_at or 0.0))
         self.meters.step_waited(ref.queue, waited)
         self.meters.handoff(waited)
-        body: StepRef | None = None
-        started, count = self.engine.clock.monotonic(), 0
-        while mine is not None:
-            count += 1
-            spent = self.engine.clock.monotonic() - started
-            go_on = count < self.in_place.steps and spent < self.in_place.seconds and not self.draining
-            settled = await self._step(mine, self.queues if go_on else frozenset())
-            if settled is None:
-                break
-            mine, body = settled.next, settled.body
-        return Verdict(body)
+        return Verdict(await self._go_on(mine, self.engine.clock.monotonic()))
+
+    def lend(self, slots: Slots) -> None:
+        self.writer.slots = slots
 
     async def drain(self) -> None:
         """Takes no more work; returns when nothing is executing."""
         self.draining = True
-        while self.executing():  # noqa: ASYNC110 - claims are registered on the writer's thread, which has no loop
+        await self.drained()
+
+    async def drained(self) -> None:
+        """Returns when nothing is executing."""
+        while self.executing() or self._aside:  # noqa: ASYNC110 - claims are registered on the writer's thread, which has no loop
             await asyncio.sleep(0.05)
 
     # -- what the heartbeat asks
@@ -159,6 +162,38 @@ class Runner:
     def healthy(self) -> bool:
         return self.attempt.watchdog.healthy()
 
+    # -- one step after the other
+
+    async def _go_on(self, mine: Claimed, started: float, count: int = 0, *, aside: bool = False) -> StepRef | None:
+        """Executes ``mine`` and what follows in place; answers the join's body that is left to publish.
+
+        ``aside``: no message brought it, so nobody is there to publish one.
+        """
+        while True:
+            count += 1
+            spent = self.engine.clock.monotonic() - started
+            go_on = count < self.in_place.steps and spent < self.in_place.seconds and not self.draining
+            settled = await self._step(mine, self.queues if go_on else frozenset(), sends_body=not aside)
+            if settled is None:
+                return None
+            for one in settled.beside:
+                task = asyncio.ensure_future(self._beside(one, started, count))
+                self._aside.add(task)
+                task.add_done_callback(self._aside.discard)
+            if settled.next is None:
+                return settled.body
+            mine = settled.next
+
+    async def _beside(self, mine: Claimed, started: float, count: int) -> None:
+        """A step that became ready together with another, in a slot of its own, within the same bounds."""
+        try:
+            await self._go_on(mine, started, count, aside=True)
+        except Exception:
+            log.exception("step.runner_raised", extra={"job": mine.row.job_id, "path": mine.row.path})
+        finally:
+            assert self.writer.slots is not None
+            self.writer.slots.give_back(1)
+
     # -- one step
 
     def _own(self, claimed: Claimed) -> None:
@@ -174,7 +209,7 @@ class Runner:
             with self._lock:
                 self._live.pop((row.job_id, row.path, row.fence), None)
 
-    async def _step(self, claimed: Claimed, continue_on: frozenset[str]) -> Settled | None:
+    async def _step(self, claimed: Claimed, continue_on: frozenset[str], *, sends_body: bool = True) -> Settled | None:
         """Executes and settles one claimed step; None when it was lost on the way."""
         row = claimed.row
         key = (row.job_id, row.path, row.fence)
@@ -187,7 +222,7 @@ class Runner:
                 log.warning("lease.lost", extra={"job": row.job_id, "step": row.path, "fence": row.fence})
                 return None
             answered_at = self.engine.clock.monotonic()
-            settled = await self._settle(claimed, result, usage, continue_on)
+            settled = await self._settle(claimed, result, usage, continue_on, sends_body=sends_body)
         except CrashPointReached:
             self._alarm = True
             raise
@@ -200,7 +235,7 @@ class Runner:
             return None
         if row.agent is not None:
             self.meters.step_finished(row.agent, answered_at - begun_at)
-        if settled.next is not None:
+        for _ in range((settled.next is not None) + len(settled.beside)):
             self.meters.handoff(self.engine.clock.monotonic() - answered_at)
         if settled.job_seconds is not None:
             self.meters.job_finished(claimed.facts.workflow, settled.job_seconds)
@@ -291,7 +326,9 @@ class Runner:
 
     # -- writing
 
-    async def _settle(self, claimed: Claimed, result: Result, usage: Usage, continue_on: frozenset[str]) -> Settled:
+    async def _settle(
+        self, claimed: Claimed, result: Result, usage: Usage, continue_on: frozenset[str], *, sends_body: bool
+    ) -> Settled:
         row = claimed.row
         intent = Settle(
             row.job_id,
@@ -302,7 +339,7 @@ class Runner:
             usage,
             self.engine.process,
             continue_on,
-            sends_body=True,
+            sends_body=sends_body,
             undoes=row.undoes,
         )
         settled = await self._write(lambda: self.writer.settle(intent))

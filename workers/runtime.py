@@ -86,6 +86,7 @@ class WorkerRuntime:
             frozenset(queues),
             meters,
             InPlace(settings.in_place_steps, settings.in_place_seconds),
+            self.calls.light,
         )
         self.who = presence.Registration(
             engine.process,

@@ -33,6 +33,12 @@ class Gate(Protocol):
     def freed(self) -> None:
         """A slot became free."""
 
+    def promised(self) -> int:
+        """How many messages the broker may still push: so many free slots are theirs. From any thread."""
+
+    def wants(self) -> bool:
+        """Whether something is kept back until a slot is free. From any thread."""
+
     def close(self) -> None:
         """The worker consumes no more: every ack kept back is sent, and those to come are sent at once."""
 
@@ -48,6 +54,12 @@ class OpenGate:
 
     def freed(self) -> None:
         """The transport asks for the next message by itself."""
+
+    def promised(self) -> int:
+        return 0
+
+    def wants(self) -> bool:
+        return False
 
     def close(self) -> None:
         """Nothing was kept back."""
@@ -86,6 +98,12 @@ class AmqpGate:
         if self._paused and not self._closed and self._free() > 0:
             self._subscribe(min(self._free(), self._most))
         self._release()
+
+    def promised(self) -> int:
+        return 0 if self._paused or self._closed else max(0, self._prefetch - self._unacked)
+
+    def wants(self) -> bool:
+        return bool(self._kept) or self._paused
 
     def close(self) -> None:
         self._closed = True

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from orchestrator.canvas.loop import LoopThread
 from orchestrator.domain.errors import ConfigError
 from orchestrator.domain.ids import StepRef
-from orchestrator.ports import Dispatcher
+from orchestrator.ports import Dispatcher, Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,9 @@ class Runner(Protocol):
         ``claimed`` may be called from any thread, once or more. A run that ends without it is acked too, except while
         the worker stops: then its message goes back to the broker. Raising is a bug; it is logged.
         """
+
+    def lend(self, slots: Slots) -> None:
+        """What the runner goes on with beside ``run`` takes ``slots``. Without them it runs nothing beside."""
 
     async def drain(self) -> None:
         """Begin nothing new, hand back what is not begun; returns when nothing is executing."""

@@ -159,9 +159,8 @@ class _Builder:
         told = {"round": "${{ round }}", "goal": "${{ goal }}"}
         plan_input = {"phase": "plan", **told, "workers": list(rule.workers), "previous": "${{ previous }}"}
         inner = [frozenset({"plan", "work", "review"}), frozenset[str](), *scopes]
-        self.nodes[one] = Node(
-            one, Kind.SEQUENCE, ref, ("plan", "work", "review"), (f"{one}.plan", f"{one}.work", f"{one}.review")
-        )
+        body = (f"{one}.plan", f"{one}.work", f"{one}.review")
+        self.nodes[one] = Node(one, Kind.SEQUENCE, ref, ("plan", "work", "review"), body, line=True)
         plan = AgentStep.model_validate({"agent": rule.supervisor, "with": plan_input})
         plan_node = self.agent(Node(f"{one}.plan", Kind.AGENT, one, successors=("work",)), plan, default, inner)
         self.nodes[f"{one}.plan"] = replace(plan_node, output_schema=_assignments_schema(rule.workers))

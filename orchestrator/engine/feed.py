@@ -28,6 +28,8 @@ log = logging.getLogger("orchestrator.feed")
 
 #: One in so many of what is published is the oldest, whatever its priority: nothing starves.
 AGEING_SHARE = 8
+#: So many light calls are not worth a message.
+FEW = 32
 #: Between two pumps of a queue whose workers have all they may have, in seconds, unless claims here free credit.
 FULL_INTERVAL = 0.02
 #: Between two looks, with a claim, at whether others left a backlog, in seconds.
@@ -57,6 +59,7 @@ class Feed:
         self._block: dict[QueueName, int] = defaultdict(lambda: 1)
         self._full_until: dict[QueueName, float] = defaultdict(float)
         self._virtual: dict[str, float] = {}
+        self._workers: Mapping[QueueName, int] = {}
         self._closing = False
         self._thread: threading.Thread | None = None
         #: Told, outside any transaction, which agents' steps a breaker holds back (``engine/reroute.py``).
@@ -114,6 +117,22 @@ class Feed:
         """A step ended: its agent's limit, or a slot, may be free for one that waits."""
         if limited or self._backlog[queue]:
             self.wake([queue])
+
+    def serve(self, workers: Mapping[QueueName, int]) -> None:
+        """So many processes take work from each queue."""
+        self._workers = workers
+
+    def share(self, queue: QueueName, count: int, *, light: bool) -> int:
+        """How many of ``count`` calls of an agent that became ready here this process may keep.
+
+        All, where they are few and ``light``: to tell another worker would cost more than they do, and a job goes on
+        with them as with one. Else as many as fall to each worker; none while others wait in the queue, or before it is
+        known who takes from it.
+        """
+        if light and count <= FEW:
+            return count
+        workers = self._workers.get(queue, 0)
+        return 0 if self._backlog[queue] or not workers else -(-count // workers)
 
     def _run(self) -> None:
         while True:
@@ -228,6 +247,7 @@ class Feed:
         """What to publish, the most that may be out, how much of that was free, how many publish, what is held back."""
         live, outstanding = session.together(workers.asking_live(), sql.asking_outstanding(queue))
         alive = workers.live_of(live)
+        self.serve(workers.serving(alive))
         slots = sum(
             max(0, row["slots"] - row["lost_slots"])
             for row in alive

@@ -137,8 +137,12 @@ def _reads(session: Session, node: Node, row: StepRow, known: Known) -> tuple[di
 
 
 def _members(session: Session, job_id: JobId, parent: StepPath, known: Known) -> list[Member]:
-    found = {member.path: member for member in steps.members(session, job_id, parent)}
-    found |= {path: Member.of(row) for path, row in known.get(job_id, NOTHING).items() if row.parent == parent}
+    rows = known.get(job_id, NOTHING)
+    mine = {path: Member.of(row) for path, row in rows.items() if row.parent == parent}
+    if parent in rows and len(mine) == rows[parent].width:
+        found = mine
+    else:
+        found = {member.path: member for member in steps.members(session, job_id, parent)} | mine
     return sorted(found.values(), key=lambda member: member.seq)
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 from orchestrator.domain.advance import Advance
-from orchestrator.domain.ids import JobId, StepPath
+from orchestrator.domain.ids import JobId, StepPath, ancestor
 from orchestrator.domain.plan import Plan, StepRow
 from orchestrator.domain.result import Opened, Succeeded
 from orchestrator.domain.saga import Debt
+from orchestrator.domain.states import JobState, StepState
 from orchestrator.engine.context import Engine
 from orchestrator.engine.intent import Settle
+from orchestrator.engine.recent import Remembered
 from orchestrator.engine.write import Batch, tell_one
 from orchestrator.store import compensations, feed, jobs, steps
 from orchestrator.store.rows import step_row
@@ -20,6 +22,8 @@ from orchestrator.store.session import Session
 
 #: So many of the steps that come after one are read with it.
 AHEAD = 64
+#: Steps of a job that is remembered, at most.
+WHOLE = 128
 
 
 def load(
@@ -36,19 +40,29 @@ def load(
 def _recalled(engine: Engine, plans: Mapping[JobId, Plan], intents: Sequence[Settle]) -> list[Advance]:
     """The jobs that this process remembers, from memory alone. The write finds out whether it is true."""
     at = engine.clock.monotonic()
-    count = Counter(intent.job_id for intent in intents)
-    found = {job_id: engine.recent.take(job_id, at) for job_id in count}
-    out = []
+    by_job: dict[JobId, list[Settle]] = defaultdict(list)
     for intent in intents:
-        plan, recent = plans.get(intent.job_id), found[intent.job_id]
-        if plan is None or recent is None or count[intent.job_id] > 1 or not isinstance(intent.result, Succeeded):
-            continue
-        if not recent.rows.keys() >= set(plan.touched(intent.path, intent.ref)):
+        by_job[intent.job_id].append(intent)
+    out = []
+    for job_id, mine in by_job.items():
+        plan, recent = plans.get(job_id), engine.recent.take(job_id, at)
+        if plan is None or recent is None or not all(_knows(plan, recent, intent) for intent in mine):
             continue
         advance = Advance(plan, recent.job, recent.rows.values(), engine.recent.now(at), engine.caps.steps)
         advance.recalled = True
         out.append(advance)
     return out
+
+
+def _knows(plan: Plan, recent: Remembered, intent: Settle) -> bool:
+    """Whether all that a success moves is remembered, and its step as this attempt knows it, not an older one."""
+    row = recent.rows.get(intent.path)
+    return (
+        isinstance(intent.result, Succeeded)
+        and row is not None
+        and (row.state, row.fence) == (StepState.RUNNING, intent.fence)
+        and recent.rows.keys() >= set(plan.touched(intent.path, intent.ref))
+    )
 
 
 def _loaded(
@@ -108,6 +122,26 @@ def _publishes(plan: Plan, intent: Settle) -> bool:
 def line(plan: Plan, path: StepPath, ref: str) -> list[StepPath] | None:
     """What comes after a step that its job may be remembered with; a job that can owe is read each time."""
     return None if plan.compensates else plan.line(path, ref)
+
+
+def is_alone(advance: Advance, mine: Iterable[StepRow]) -> bool:
+    """Whether nothing of the job can move by itself but the steps that this process executes, ``mine`` the newest."""
+    job, plan = advance.job, advance.plan
+    if plan.compensates or job.state is not JobState.RUNNING or job.waits or len(advance.rows) > WHOLE:
+        return False
+    if advance.prepared or any(row.state is StepState.READY for row in advance.ready):
+        return False
+    if advance.recalled:  # then it was before, and nothing was left to others
+        return True
+    below: dict[StepPath, set[StepPath]] = defaultdict(set)
+    for row in mine:
+        for path, ref in plan.chain(row.path, row.ref):
+            parent = plan.nodes[ref].parent
+            if parent is not None and not plan.nodes[parent].line:
+                below[ancestor(path, 1)].add(path)
+    return bool(mine) and all(
+        path in advance.rows and advance.rows[path].live == len(kids) for path, kids in below.items()
+    )
 
 
 def _debts(session: Session, intents: Sequence[Settle]) -> dict[JobId, dict[int, Debt]]:

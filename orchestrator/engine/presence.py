@@ -46,8 +46,10 @@ def asked_to_stop(engine: Engine, who: Registration) -> list[tuple[JobId, StepPa
 
 
 def renew(engine: Engine, who: Incarnation) -> list[tuple[JobId, StepPath, int]]:
-    """Extends all leases of ``who``; answers what it owns: (job, path, fence)."""
-    return engine.db.run(lambda session: workers.renew(session, who, engine.lease))
+    """Extends all leases of ``who``; answers what it owns: (job, path, fence). The feed is told who else works."""
+    owned, alive = engine.db.run(lambda session: (workers.renew(session, who, engine.lease), workers.live(session)))
+    engine.feed.serve(workers.serving(alive))
+    return owned
 
 
 def give_back(engine: Engine, who: Incarnation, key: tuple[JobId, StepPath, int]) -> None:

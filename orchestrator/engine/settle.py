@@ -2,35 +2,36 @@
 
 A settle locks its jobs in order, loads what it may move, lets ``domain/advance`` decide, and writes the checkpoint, the
 successors, the attempt, the events and the counters in one transaction. Composites that become ready are evaluated with
-it (``evaluate.py``); of the calls that follow the first is claimed with it and handed back (*continuation in place*).
-Zero rows means someone else owns the step.
+it (``evaluate.py``); of the calls that follow the first is claimed with it and handed back (*continuation in place*),
+and this process's share of the others, as far as it has slots. Zero rows means someone else owns the step.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from orchestrator.crashpoints import CrashPointReached, crashpoint
 from orchestrator.domain.advance import Advance
 from orchestrator.domain.errors import OrchestratorError, Unavailable
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
-from orchestrator.domain.plan import JobRow, Kind, StepRow
+from orchestrator.domain.plan import JobRow, Kind, Plan, StepRow
 from orchestrator.domain.result import Retrying
 from orchestrator.domain.states import StepState
 from orchestrator.engine.context import Engine
 from orchestrator.engine.evaluate import Became, evaluate, known_rows, take_over
 from orchestrator.engine.feed import step_ref
 from orchestrator.engine.gather import Claimed, Key, gather, learn, plans_of, reads_what_is_owed
-from orchestrator.engine.intent import Settle, Settled
-from orchestrator.engine.load import AHEAD, line, load
+from orchestrator.engine.intent import NO_ROOM, Room, Settle, Settled
+from orchestrator.engine.load import AHEAD, is_alone, line, load
 from orchestrator.engine.write import Batch, publish, run_stops, write
 from orchestrator.store import feed, jobs, payloads, steps
 from orchestrator.store.rows import job_row
 from orchestrator.store.session import Moved, Session
 
-__all__ = ["Settle", "Settled", "claim", "prepare", "settle", "unlocked"]
+__all__ = ["Room", "Settle", "Settled", "claim", "prepare", "settle", "unlocked"]
 
 log = logging.getLogger("orchestrator.settle")
 
@@ -38,19 +39,22 @@ log = logging.getLogger("orchestrator.settle")
 def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
     """Claims what is still ready of ``refs``. What is missing from the answer belongs to someone else, or to no one."""
 
-    def work(session: Session) -> tuple[dict[Key, Claimed], list[QueueName], dict[JobId, JobRow], list[StepRow]]:
+    def work(session: Session) -> tuple[dict[Key, Claimed], list[QueueName], dict[JobId, JobRow], list[StepRow], float]:
         unknown = engine.facts.missing(ref.job_id for ref in refs)
         beside = [feed.asking_for_backlog(queue) for queue in asked]
         beside += [jobs.getting(session, unknown)] if unknown else []
         rows, begun, answers = steps.claim(session, refs, engine.process, engine.lease, AHEAD, *beside)
+        at = engine.clock.monotonic()
+        if rows:
+            engine.recent.learn(rows[0].started_at or 0.0, at)
         found = {JobId(row["id"]): job_row(row) for row in answers.pop()} if unknown else {}
         claimed = _readable(engine, session, rows, found)
-        return claimed, [queue for queue, some in zip(asked, answers, strict=True) if some], found, begun
+        return claimed, [queue for queue, some in zip(asked, answers, strict=True) if some], found, begun, at
 
     asked = engine.feed.unsure({ref.queue for ref in refs})
-    found, behind, job_rows, begun = engine.db.run(work)
+    found, behind, job_rows, begun, at = engine.db.run(work)
     crashpoint("claim.after_commit")
-    _remember(engine, found, job_rows, begun)
+    _remember(engine, found, job_rows, begun, at)
     engine.feed.behind(behind)
     for ref in refs:
         engine.feed.claimed(ref.queue)
@@ -81,24 +85,29 @@ def _readable(
 
 
 def _remember(
-    engine: Engine, found: Mapping[Key, Claimed], job_rows: Mapping[JobId, JobRow], begun: Iterable[StepRow]
+    engine: Engine,
+    found: Mapping[Key, Claimed],
+    job_rows: Mapping[JobId, JobRow],
+    begun: Iterable[StepRow],
+    at: float,
 ) -> None:
     """Of jobs that begin here and run in line: their first settle need not read them either."""
     rows: dict[JobId, dict[StepPath, StepRow]] = defaultdict(dict)
     for row in begun:
         rows[row.job_id][row.path] = row
-    at = engine.clock.monotonic()
     for (job_id, path), claimed in found.items():
         if job_id not in rows or job_id not in job_rows or line(claimed.plan, path, claimed.row.ref) is None:
             continue
         rows[job_id][path] = claimed.row
-        engine.recent.learn(claimed.row.started_at or 0.0, at)
         engine.recent.keep(job_rows[job_id], rows[job_id].values(), at)
 
 
-def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
-    """Writes ``intents`` (of any jobs) in one transaction, then publishes what became ready."""
-    settled, batch = _written(engine, intents)
+def settle(engine: Engine, intents: Sequence[Settle], room: Room = NO_ROOM) -> list[Settled]:
+    """Writes ``intents`` (of any jobs) in one transaction, then publishes what became ready.
+
+    ``room``: what the caller can run beside the step that each intent may go on with.
+    """
+    settled, batch = _written(engine, intents, room)
     at = engine.clock.monotonic()
     for advance in batch.going_on:
         engine.recent.keep(advance.job, advance.rows.values(), at)
@@ -110,12 +119,16 @@ def settle(engine: Engine, intents: Sequence[Settle]) -> list[Settled]:
     return settled
 
 
-def _written(engine: Engine, intents: Sequence[Settle]) -> tuple[list[Settled], Batch]:
+def _written(engine: Engine, intents: Sequence[Settle], room: Room) -> tuple[list[Settled], Batch]:
     """Again when a job moved meanwhile. What follows from a result must not keep that result from being written."""
     evaluates = True
+
+    def work(session: Session) -> tuple[list[Settled], Batch]:
+        return settle_in(engine, session, intents, room, evaluates=evaluates)
+
     for _ in range(4):
         try:
-            return engine.db.run(lambda session: settle_in(engine, session, intents, evaluates=evaluates))  # noqa: B023
+            return engine.db.run(work)
         except Moved:
             pass
         except (OrchestratorError, CrashPointReached):
@@ -125,7 +138,7 @@ def _written(engine: Engine, intents: Sequence[Settle]) -> tuple[list[Settled], 
                 raise
             log.exception("settle.alone", extra={"job": intents[0].job_id, "step": intents[0].path})
             evaluates = False
-    return engine.db.run(lambda session: settle_in(engine, session, intents, evaluates=evaluates))
+    return engine.db.run(work)
 
 
 def unlocked(engine: Engine, keys: Iterable[tuple[JobId, StepPath]]) -> set[tuple[JobId, StepPath]]:
@@ -144,7 +157,7 @@ def prepare(engine: Engine, claimed: Claimed, rows: Sequence[StepRow]) -> bool:
 
 
 def settle_in(
-    engine: Engine, session: Session, intents: Sequence[Settle], *, evaluates: bool = True
+    engine: Engine, session: Session, intents: Sequence[Settle], room: Room = NO_ROOM, *, evaluates: bool = True
 ) -> tuple[list[Settled], Batch]:
     """The transaction's work. ``evaluates``: composites that become ready are, at once."""
     batch = Batch()
@@ -166,9 +179,9 @@ def settle_in(
         evaluate(engine, session, list(became.values()))
     follow: list[tuple[int, StepRow]] = []
     for index, one in became.items():
-        next_row = _answer(engine, one, intents[index], results[index], batch)
-        if next_row is not None:
-            follow.append((index, next_row))
+        rows = _answer(engine, one, intents[index], results[index], batch, room)
+        room = replace(room, slots=room.slots - len(rows[1:]))
+        follow += [(index, row) for row in rows]
     # All that can be read before the write is: then nothing need follow it.
     known = known_rows(advances)
     now_known = [row for _, row in follow if not reads_what_is_owed(row)]
@@ -176,11 +189,19 @@ def settle_in(
     crashpoint("settle.before_commit")
     write(engine, session, advances, batch, now, last=len(now_known) == len(follow))
     gathered |= gather(engine, session, [row for _, row in follow if reads_what_is_owed(row)], known)
+    mine: dict[JobId, list[StepRow]] = defaultdict(list)
     for index, row in follow:
-        results[index].next = gathered[row.job_id, row.path]
-    going_on = {row.job_id for _, row in follow if line(plans[row.job_id], row.path, row.ref) is not None}
-    batch.going_on = [advance for advance in advances if advance.job.id in going_on]
+        mine[row.job_id].append(row)
+        _hand_over(results[index], gathered[row.job_id, row.path])
+    batch.going_on = [advance for advance in advances if is_alone(advance, mine[advance.job.id])]
     return results, batch
+
+
+def _hand_over(settled: Settled, claimed: Claimed) -> None:
+    if settled.next is None:
+        settled.next = claimed
+    else:
+        settled.beside.append(claimed)
 
 
 def _apply(session: Session, advance: Advance, intent: Settle, batch: Batch) -> list[StepRow] | None:
@@ -204,25 +225,42 @@ def _apply(session: Session, advance: Advance, intent: Settle, batch: Batch) -> 
     return advance.ready[before:]
 
 
-def _answer(engine: Engine, became: Became, intent: Settle, settled: Settled, batch: Batch) -> StepRow | None:
-    """Fills in what the caller is told; answers the step that it goes on with."""
+def _answer(
+    engine: Engine, became: Became, intent: Settle, settled: Settled, batch: Batch, room: Room
+) -> list[StepRow]:
+    """Fills in what the caller is told; answers the steps that it goes on with."""
     job = became.advance.job
     settled.won = True
     settled.job_state = job.state
     if job.finished_at is not None and job.created_at is not None:
         settled.job_seconds = job.finished_at - job.created_at
-    mine = [row for row in became.ready if row.state is StepState.READY]
-    settled.ready = len(mine)
-    follows = next((row for row in mine if _may_continue(row, intent.continue_on)), None)
-    if follows is not None:
-        settled.ready -= 1
-        take_over(engine, follows, became.advance.now)
-        return follows
-    body = next((row for row in mine if row.kind is not Kind.AGENT and row.width is not None), None)
-    if body is not None and intent.sends_body:
+    ready = [row for row in became.ready if row.state is StepState.READY]
+    rows = [row for row in ready if _may_continue(row, intent.continue_on)]
+    mine = _mine(engine, became.advance.plan, rows, room)
+    settled.ready = len(ready) - len(mine)
+    for row in mine:
+        take_over(engine, row, became.advance.now)
+    body = next((row for row in ready if row.kind is not Kind.AGENT and row.width is not None), None)
+    if body is not None and intent.sends_body and not mine:
         settled.body = step_ref(body)
         batch.bodies.append(body)
-    return None
+    return mine
+
+
+def _mine(engine: Engine, plan: Plan, rows: Sequence[StepRow], room: Room) -> list[StepRow]:
+    """The first of ``rows``, and of each agent's calls as many as fall to this process, while it has room."""
+    mine, kept = [*rows[:1]], Counter(row.agent for row in rows[:1])
+    if len(rows) == 1 or not room.slots:
+        return mine
+    count = Counter(row.agent for row in rows)
+    for row in rows[1:]:
+        if row.agent is None or len(mine) > room.slots:
+            continue
+        light = room.light(plan.agents[row.agent])
+        if kept[row.agent] < engine.feed.share(row.queue, count[row.agent], light=light):
+            kept[row.agent] += 1
+            mine.append(row)
+    return mine
 
 
 def _closes_join(advance: Advance, row: StepRow) -> bool:

@@ -23,9 +23,11 @@ from orchestrator.crashpoints import CrashPointReached
 from orchestrator.domain.errors import Locked, Unavailable
 from orchestrator.domain.ids import JobId, StepPath, StepRef
 from orchestrator.domain.plan import StepRow
+from orchestrator.domain.workflow import Agent
 from orchestrator.engine.context import Engine
 from orchestrator.engine.gather import Claimed
-from orchestrator.engine.settle import Settle, Settled, claim, settle, unlocked
+from orchestrator.engine.settle import Room, Settle, Settled, claim, settle, unlocked
+from orchestrator.ports import Slots
 from orchestrator.store import steps
 
 log = logging.getLogger("orchestrator.writer")
@@ -78,10 +80,14 @@ class Writer:
         engine: Engine,
         claimed: Callable[[Claimed], None] = lambda _: None,
         batched: Callable[[int], None] = lambda _: None,
+        light: Callable[[Agent], bool] = lambda _: False,
     ) -> None:
         self._engine = engine
         self._claimed = claimed
         self._batched = batched
+        self._light = light
+        #: What may run beside the steps that came by message; None: nothing.
+        self.slots: Slots | None = None
         self._queue: queue.SimpleQueue[_Claim | _Settle | _Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._wary_until = 0.0
@@ -159,14 +165,26 @@ class Writer:
             items = self._free(items)
             if not items:
                 return
-            done = settle(self._engine, [item.intent for item in items])
+            done = self._settled([item.intent for item in items])
         except Exception as error:  # noqa: BLE001 - handed to the callers, who wait for it
             self._split(items, error, self._settles)
             return
         for item, settled in zip(items, done, strict=True):
-            if settled.next is not None:
-                self._claimed(settled.next)
+            for mine in ([settled.next] if settled.next is not None else []) + settled.beside:
+                self._claimed(mine)
             self._answers.append((item.future, settled, None))
+
+    def _settled(self, intents: list[Settle]) -> list[Settled]:
+        """With slots for what may follow; those that are not needed are given back."""
+        if self.slots is None:
+            return settle(self._engine, intents)
+        spare, used = self.slots.take(), 0
+        try:
+            done = settle(self._engine, intents, Room(spare, self._light))
+            used = sum(len(settled.beside) for settled in done)
+        finally:
+            self.slots.give_back(spare - used)
+        return done
 
     def _free(self, items: list[_T]) -> list[_T]:
         """While locks are about: those of ``items`` that are free; the others are refused."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +81,11 @@ def live_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         row["queues"] = json.loads(row["queues"])
     return rows
+
+
+def serving(alive: Iterable[Mapping[str, Any]]) -> Counter[QueueName]:
+    """How many of the processes take work from each queue."""
+    return Counter(QueueName(queue) for row in alive if row["slots"] and not row["draining"] for queue in row["queues"])
 
 
 def slots(session: Session, queue: QueueName, within: float = 10.0) -> int:

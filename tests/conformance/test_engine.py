@@ -352,7 +352,7 @@ def test_any_order_of_messages_ends_the_same(url: str, round_: int, seed: int) -
     """P5: shuffled and doubled messages, concurrent settles: each step once, the same output."""
     rng = random.Random(seed + round_)
     step = {"id": "f", "for_each": "${{ input }}", "as": "n", "do": [agent("x"), agent("y"), agent("z")]}
-    with bench(url, seed=rng.randrange(2**31), in_place=rng.choice([0, 1, 50])) as it:
+    with bench(url, seed=rng.randrange(2**31), in_place=rng.choice([0, 1, 50]), slots=rng.choice([0, 4, 40])) as it:
         job = it.submit(
             workflow([agent("a"), {**step, "max_concurrency": rng.choice([1, 4, 50])}, agent("b")]), list(range(12))
         )
@@ -365,9 +365,12 @@ def test_any_order_of_messages_ends_the_same(url: str, round_: int, seed: int) -
                 refs = [it.take() for _ in range(min(8, len(it.dispatcher.refs)))]
                 refs += rng.choices(refs, k=4)
                 await asyncio.gather(*map(it.run, refs))
+                await it.runner.drained()
 
+        slots = it.slots.free
         asyncio.run(storm())
         it.check()
+        assert it.slots.free == slots
         assert it.job(job)["output"] == list(range(12))
         attempts = [row["attempt"] for path, row in it.steps(job).items() if row["kind"] == "agent"]
         assert set(attempts) == {1}

@@ -103,6 +103,54 @@ def test_a_slot_lasts_until_the_run_ends_not_until_the_claim(broker_url: str, ho
         assert here.runtime.runner.most == 1
 
 
+def test_what_the_runner_takes_is_not_fetched_for(broker_url: str, hold: Hold) -> None:
+    """It takes half of what is free and not promised to the broker; given back, messages have it."""
+    with scene(broker_url, hold, concurrency=6) as here:
+        taken = here.worker.worker.pool.take()
+        assert taken == (1 if broker_url.startswith("amqp") else 3)  # RabbitMQ may push three at any time
+        here.publish(refs(20))
+        here.runtime.wait(lambda: here.runtime.runner.running == 6 - taken)
+        becomes(lambda: waiting(here, broker_url), 20 - (6 - taken))
+        assert here.worker.worker.pool.take() == 0
+        here.worker.worker.pool.give_back(taken)
+        here.runtime.wait(lambda: here.runtime.runner.running == 6)
+        hold.released.set()
+        here.ran(20)
+        assert here.runtime.runner.most == 6
+        becomes(here.worker.worker.pool.free_slots, 6)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_messages_that_were_asked_for_before_the_slots_were_taken_wait(redis_url: str, hold: Hold, stops: bool) -> None:
+    """The limit holds; one that waits runs when a slot is given back, or goes back when the worker stops."""
+    with scene(redis_url, hold, concurrency=8, soft=0.5) as here:
+        pool, taken = here.worker.worker.pool, list[int]()
+        qos = here.worker.worker.consumer.connection.default_channel.qos
+        ask = qos.can_consume_max_estimate
+
+        def ask_and_take() -> int:
+            """The consumer is about to ask for as many as are free; meanwhile the runner takes half of them."""
+            free = ask()
+            taken.append(pool.take())
+            return int(free)
+
+        qos.can_consume_max_estimate = ask_and_take
+        here.publish(refs(20))
+        here.runtime.wait(lambda: taken and here.runtime.runner.running == 8 - sum(taken))
+        becomes(lambda: waiting(here, redis_url), 20 - 8)
+        assert (taken[0], here.runtime.runner.running) == (3, 5)
+        qos.can_consume_max_estimate = ask
+        if not stops:
+            pool.give_back(sum(taken))
+            here.runtime.wait(lambda: here.runtime.runner.running == 8)
+            hold.released.set()
+            here.ran(20)
+            assert here.runtime.runner.most == 8
+            becomes(pool.free_slots, 8)
+    if stops:
+        becomes(lambda: waiting(here, redis_url), 20 - 5)
+
+
 def test_markers_and_a_users_own_task(broker_url: str) -> None:
     done = threading.Event()
     with scene(broker_url) as here:

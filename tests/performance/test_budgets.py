@@ -103,7 +103,9 @@ SHAPES: dict[str, Callable[[Lockstep], Cost]] = {
     "ten steps in place, 16 jobs at once": runs(TEN, 1, jobs=MANY, at_once=MANY),
     "fan-out of 20": runs(FAN, list(range(20))),
     "fan-out of 20, 16 at once": runs(FAN, list(range(20)), at_once=MANY),
+    "fan-out of 20, kept": runs(FAN, list(range(20))),
     "supervisor, 3 rounds of 4": runs(LOOP, 1),
+    "supervisor, 3 rounds of 4, kept": runs(LOOP, 1),
     "idle worker": idle_worker,
     "idle scheduler": idle_scheduler,
 }
@@ -131,7 +133,7 @@ def make(database: str, request: pytest.FixtureRequest) -> Iterator[Make]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_costs_its_budget(name: str, database: str, make: Make) -> None:
     """M12: what is made cheaper is counted before and after, not guessed."""
-    it = make(in_place=1 if "by message" in name else 50)
+    it = make(in_place=1 if "by message" in name else 50, slots=64 if "kept" in name else 0)
     SHAPES[name](it)  # a first time, for what is read once in a process's life
     cost = SHAPES[name](it)
     it.bench.check()

@@ -21,7 +21,7 @@ from orchestrator.engine.verify import verify
 from orchestrator.store import feed as feed_sql
 from orchestrator.store import migrations
 from orchestrator.store.database import Database
-from orchestrator.testing import ListDispatcher, SilentMeters
+from orchestrator.testing import CountedSlots, ListDispatcher, SilentMeters
 from workers.agents import AgentCalls, Egress
 from workers.attempt import Attempt
 from workers.isolation import IsolatedCalls
@@ -40,6 +40,7 @@ class Bench:
         seed: int | None = None,
         in_place: int = 50,
         clock: Clock | None = None,
+        slots: int = 0,
     ) -> None:
         self.clock = clock or Clock()
         self.db = Database(url)
@@ -53,7 +54,12 @@ class Bench:
             self.engine, self.calls, IsolatedCalls({"agent_packages": ["tests"]}), Watchdog(self.clock)
         )
         self.meters = SilentMeters()
-        self.runner = Runner(self.engine, self.attempt, frozenset({"default"}), self.meters, InPlace(in_place))
+        self.runner = Runner(
+            self.engine, self.attempt, frozenset({"default"}), self.meters, InPlace(in_place), self.calls.light
+        )
+        #: For what runs beside the messages.
+        self.slots = CountedSlots(slots)
+        self.runner.lend(self.slots)
         self.runner.writer.start()
         self.who = presence.Registration(Incarnation(process), "bench", "worker", ("default",), 1000, "test")
         presence.join(self.engine, self.who)
@@ -92,6 +98,7 @@ class Bench:
             batch = [self.take() for _ in range(min(16, len(self.dispatcher.refs)))]
             count += len(batch)
             await asyncio.gather(*map(self.run, batch))
+            await self.runner.drained()
         return count
 
     async def run(self, ref: StepRef) -> None:

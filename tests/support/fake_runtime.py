@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.canvas.runtime import Verdict
 from orchestrator.clock import Clock
 from orchestrator.domain.ids import QueueName, StepRef
+from orchestrator.ports import Slots
 
 Behaviour = Callable[[StepRef, Callable[[], None]], Awaitable[Verdict | None]]
 
@@ -30,6 +31,8 @@ class FakeRunner:
 
     async def run(self, ref: StepRef, claimed: Callable[[], None]) -> Verdict | None:
         with self.changed:
+            if self.draining:
+                return None
             self.running += 1
             self.most = max(self.most, self.running)
             self.changed.notify_all()
@@ -40,6 +43,9 @@ class FakeRunner:
                 self.running -= 1
                 self.ran.append(ref)
                 self.changed.notify_all()
+
+    def lend(self, slots: Slots) -> None:
+        self.slots = slots
 
     async def drain(self) -> None:
         with self.changed:

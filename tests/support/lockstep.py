@@ -31,14 +31,15 @@ class StillClock(Clock):
 
 
 class Lockstep:
-    def __init__(self, url: str, *, in_place: int = 50) -> None:
-        self.bench = Bench(url, in_place=in_place, clock=StillClock())
+    def __init__(self, url: str, *, in_place: int = 50, slots: int = 0) -> None:
+        self.bench = Bench(url, in_place=in_place, clock=StillClock(), slots=slots)
         self._feed = self.bench.engine.feed
         self.dispatcher = CountedDispatcher()
         self.bench.dispatcher = self._feed.dispatcher = self.dispatcher
         runner = self.bench.runner
         runner.writer.close()
-        runner.writer = self._writer = Writer(self.bench.engine, runner._own)
+        runner.writer = self._writer = Writer(self.bench.engine, runner._own, light=lambda _: True)
+        runner.lend(self.bench.slots)
         self.bench.db.run(_live_for_ever)
         self._feed.pump(QueueName("default"))  # from here on there is credit
         self.tally = Tally(self.bench.db, self.dispatcher)
@@ -56,7 +57,7 @@ class Lockstep:
             for _ in range(BATCHES):
                 for _ in range(TURNS):
                     await asyncio.sleep(0)
-                if all(task.done() for task in tasks):
+                if all(task.done() for task in tasks) and not self.bench.runner._aside:
                     break
                 self._write()
             for task in tasks:

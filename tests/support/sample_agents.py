@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import sys
 import threading
+import time
 from os import getcwd  # noqa: F401  (a borrowed name, which must not become an agent)
 from typing import Any
 
@@ -34,6 +35,24 @@ def echo(ctx: Context, input: Any) -> Any:
 async def echo_async(ctx: Context, input: Any) -> Any:
     await asyncio.sleep(0)
     return {"input": input, "thread": threading.current_thread().name}
+
+
+def spins(ctx: Context, input: Any) -> Any:
+    """Keeps a processor busy for 5 ms of its own time."""
+    end = time.thread_time() + 0.005
+    while time.thread_time() < end:
+        pass
+    return input
+
+
+def spins_if_told(ctx: Context, input: Any) -> Any:
+    return spins(ctx, input) if input == "spin" else input
+
+
+def naps(ctx: Context, input: Any) -> Any:
+    """Takes 5 ms and hardly any of the processor."""
+    threading.Event().wait(0.005)
+    return input
 
 
 def echo_awaitable(ctx: Context, input: Any) -> Any:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,41 @@ def test_a_module_that_was_broken_is_tried_again(workflow_directory: Path) -> No
     failure_of_call(python("h3_mended:f"), 1, search_path=[workflow_directory])
     write(workflow_directory, "h3_mended.py", "def f(ctx, input):\n    return 'mended'\n")
     assert from_directory(workflow_directory, "h3_mended:f") == "mended"
+
+
+# Light or not
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("echo", True), ("spins", False), ("naps", True), ("echo_async", True), ("missing", False)]
+)
+def test_an_agent_whose_calls_leave_the_processor_to_others_is_light(name: str, expected: bool) -> None:
+    async def use(calls: AgentCalls) -> None:
+        assert not calls.light(python(name)), "of what was never called nothing is known"
+        for _ in range(3):
+            with suppress(AgentFailed):
+                await calls.call(python(name), call_context(), 1)
+        assert calls.light(python(name)) is expected
+
+    with_calls(use, agent_packages=[SAMPLES])
+
+
+def test_the_newest_calls_count_most() -> None:
+    async def use(calls: AgentCalls) -> None:
+        for kind, expected in (("spin", False), ("rest", True), ("spin", False)):
+            for _ in range(20):
+                await calls.call(python("spins_if_told"), call_context(), kind)
+            assert calls.light(python("spins_if_told")) is expected
+
+    with_calls(use, agent_packages=[SAMPLES])
+
+
+def test_agents_of_other_kinds_wait_for_somebody() -> None:
+    async def use(calls: AgentCalls) -> None:
+        assert calls.light(agent(kind="scripted"))
+        assert calls.light(agent(kind="http", url="https://example.com/"))
+
+    with_calls(use)
 
 
 # Overrunning

@@ -69,6 +69,10 @@ class AgentCalls:
             case _:
                 assert_never(agent)
 
+    def light(self, agent: Agent) -> bool:
+        """Whether its calls mostly wait, so that several may run side by side here as well as in several processes."""
+        return not isinstance(agent, PythonAgent) or self._python_calls.light(agent)
+
     @property
     def lost_slots(self) -> int:
         """Threads held by synchronous agents that overran and were abandoned; falls when one returns after all."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 import traceback
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -18,6 +19,12 @@ from workers.agents.targets import Target, Targets
 from workers.agents.threads import AgentThreads
 from workers.context import AgentError, Context
 
+#: A synchronous agent whose calls take less of a processor than this, in seconds, is light: so long does it take for
+#: another process to hear of a call.
+LIGHT: Final = 0.002
+#: How much of what is known of an agent the newest call makes up.
+NEWEST: Final = 0.25
+
 
 class PythonCalls:
     """Calls ``python`` agents. Import happens at the first call, in a thread, because it may take seconds."""
@@ -25,15 +32,25 @@ class PythonCalls:
     def __init__(self, targets: Targets, threads: AgentThreads) -> None:
         self._targets = targets
         self._threads = threads
+        #: Seconds of a processor that a call of each synchronous target takes, the newest calls counting most.
+        self._seconds: dict[str, float] = {}
+
+    def light(self, agent: PythonAgent) -> bool:
+        """Whether its calls are known to leave the processor to others."""
+        target = self._targets.known(agent.target)
+        if target is None:
+            return False
+        return inspect.iscoroutinefunction(target) or self._seconds.get(agent.target, LIGHT) < LIGHT
 
     async def __call__(self, agent: PythonAgent, context: CallContext, input: Any) -> Answer:
         """Raises ``AgentFailed``, with the usage reported until then."""
         target = self._targets.known(agent.target) or await self._resolve(agent.target)
         ctx = Context(context, agent.config)
         try:
-            output = await (self._on_loop if inspect.iscoroutinefunction(target) else self._in_thread)(
-                target, ctx, input
-            )
+            if inspect.iscoroutinefunction(target):
+                output = await self._on_loop(target, ctx, input)
+            else:
+                output = await self._in_thread(agent.target, target, ctx, input)
             return Answer(output, ctx.spent)
         finally:
             ctx.end()
@@ -50,12 +67,16 @@ class PythonCalls:
         target: Target = _value(await self._threads.run(attempt))
         return target
 
-    async def _in_thread(self, target: Target, ctx: Context, input: Any) -> Any:
+    async def _in_thread(self, name: str, target: Target, ctx: Context, input: Any) -> Any:
         def attempt() -> Any:
+            began = time.thread_time()
             try:
                 return target(ctx, input)
             except BaseException as error:  # noqa: BLE001  (as above)
                 return failure_of(error, ctx.spent)
+            finally:
+                took = time.thread_time() - began
+                self._seconds[name] = took * NEWEST + self._seconds.get(name, took) * (1 - NEWEST)
 
         output = _value(await self._threads.run(attempt))
         return await self._awaited(output, ctx) if inspect.isawaitable(output) else output
