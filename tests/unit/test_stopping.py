@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from orchestrator.cli.stopping import interruptible
 
 
+@pytest.fixture
+def usual() -> Iterator[None]:
+    """A process that a shell started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual")
 def test_an_interrupt_is_told_wherever_it_comes() -> None:
     """Also where Python swallows exceptions, as in a finaliser."""
 
