@@ -127,9 +127,9 @@ def line(plan: Plan, path: StepPath, ref: str) -> list[StepPath] | None:
 def is_alone(advance: Advance, mine: Iterable[StepRow]) -> bool:
     """Whether nothing of the job can move by itself but the steps that this process executes, ``mine`` the newest."""
     job, plan = advance.job, advance.plan
-    if plan.compensates or job.state is not JobState.RUNNING or job.waits or len(advance.rows) > WHOLE:
+    if plan.compensates or job.state is not JobState.RUNNING or len(advance.rows) > WHOLE:
         return False
-    if advance.prepared or any(row.state is StepState.READY for row in advance.ready):
+    if any(row.state is StepState.READY for row in advance.ready):
         return False
     if advance.recalled:  # then it was before, and nothing was left to others
         return True

@@ -39,22 +39,21 @@ log = logging.getLogger("orchestrator.settle")
 def claim(engine: Engine, refs: Sequence[StepRef]) -> dict[StepRef, Claimed]:
     """Claims what is still ready of ``refs``. What is missing from the answer belongs to someone else, or to no one."""
 
-    def work(session: Session) -> tuple[dict[Key, Claimed], list[QueueName], dict[JobId, JobRow], list[StepRow], float]:
+    def work(session: Session) -> tuple[dict[Key, Claimed], list[QueueName], dict[JobId, JobRow], list[StepRow]]:
         unknown = engine.facts.missing(ref.job_id for ref in refs)
         beside = [feed.asking_for_backlog(queue) for queue in asked]
         beside += [jobs.getting(session, unknown)] if unknown else []
         rows, begun, answers = steps.claim(session, refs, engine.process, engine.lease, AHEAD, *beside)
-        at = engine.clock.monotonic()
-        if rows:
-            engine.recent.learn(rows[0].started_at or 0.0, at)
+        if rows:  # at once: what follows may take its time
+            engine.recent.learn(rows[0].started_at or 0.0, engine.clock.monotonic())
         found = {JobId(row["id"]): job_row(row) for row in answers.pop()} if unknown else {}
         claimed = _readable(engine, session, rows, found)
-        return claimed, [queue for queue, some in zip(asked, answers, strict=True) if some], found, begun, at
+        return claimed, [queue for queue, some in zip(asked, answers, strict=True) if some], found, begun
 
     asked = engine.feed.unsure({ref.queue for ref in refs})
-    found, behind, job_rows, begun, at = engine.db.run(work)
+    found, behind, job_rows, begun = engine.db.run(work)
     crashpoint("claim.after_commit")
-    _remember(engine, found, job_rows, begun, at)
+    _remember(engine, found, job_rows, begun)
     engine.feed.behind(behind)
     for ref in refs:
         engine.feed.claimed(ref.queue)
@@ -85,16 +84,13 @@ def _readable(
 
 
 def _remember(
-    engine: Engine,
-    found: Mapping[Key, Claimed],
-    job_rows: Mapping[JobId, JobRow],
-    begun: Iterable[StepRow],
-    at: float,
+    engine: Engine, found: Mapping[Key, Claimed], job_rows: Mapping[JobId, JobRow], begun: Iterable[StepRow]
 ) -> None:
     """Of jobs that begin here and run in line: their first settle need not read them either."""
     rows: dict[JobId, dict[StepPath, StepRow]] = defaultdict(dict)
     for row in begun:
         rows[row.job_id][row.path] = row
+    at = engine.clock.monotonic()
     for (job_id, path), claimed in found.items():
         if job_id not in rows or job_id not in job_rows or line(claimed.plan, path, claimed.row.ref) is None:
             continue

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from orchestrator.clock import Clock
 from orchestrator.domain.ids import Incarnation, QueueName
 from orchestrator.engine import presence
 from orchestrator.engine.feed import FULL_INTERVAL
@@ -18,6 +16,7 @@ from orchestrator.store import feed as sql
 from orchestrator.store import workers
 from tests.support.bench import Bench
 from tests.support.bench import bench as bench_on
+from tests.support.clocks import HandClock
 
 ONE = {"name": "one", "agents": {"echo": {"kind": "scripted"}}, "steps": [{"id": "a", "agent": "echo"}]}
 
@@ -40,14 +39,6 @@ def test_at_most_twice_the_slots_are_published(bench: Bench) -> None:
     assert len(won) == 4
     bench.pump()
     assert len(bench.dispatcher.refs) == 10
-
-
-@dataclass(slots=True)
-class HandClock(Clock):
-    at: float = 1e6
-
-    def monotonic(self) -> float:
-        return self.at
 
 
 def test_a_full_queue_is_not_asked_about_by_each_submit(url: str) -> None:

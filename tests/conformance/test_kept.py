@@ -138,6 +138,19 @@ def test_a_job_of_which_a_branch_was_published_is_not_remembered(bench: Bench) -
     assert len(bench.engine.recent) == 0
 
 
+def test_beside_a_branch_of_another_worker_nothing_is_remembered(bench: Bench, other: Bench) -> None:
+    """Nothing waits to be claimed any more; but the other branch moves the job too."""
+    body = [{"id": "x", "agent": "echo"}, {"id": "y", "agent": "echo"}]
+    (settled,) = settle(bench.engine, [intent(begun(bench, {"id": "f", "for_each": "[1, 2]", "do": body}))])
+    assert settled.next is not None
+    bench.pump()
+    assert len(claim(other.engine, [bench.take()])) == 1
+    (settled,) = settle(bench.engine, [intent(settled.next)])
+    assert settled.next is not None
+    assert settled.next.row.path == "f/0/y"
+    assert len(bench.engine.recent) == 0
+
+
 def test_a_cancel_between_two_branches_is_seen(bench: Bench) -> None:
     mine = alone(bench)
     assert settle(bench.engine, [intent(mine[0])])[0].won

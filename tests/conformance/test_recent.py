@@ -10,11 +10,14 @@ from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.outcome import Stored
 from orchestrator.domain.result import Succeeded
 from orchestrator.engine import cancel, release
+from orchestrator.engine import settle as engine_settle
 from orchestrator.engine.gather import Claimed
 from orchestrator.engine.recent import KEEP, TOO_OLD, Recent
 from orchestrator.engine.settle import Settle, Settled, claim, settle
 from orchestrator.store import steps
 from tests.support.bench import Bench
+from tests.support.bench import bench as bench_on
+from tests.support.clocks import HandClock
 from tests.support.listening import listening
 
 ECHO = {"echo": {"kind": "scripted"}}
@@ -124,6 +127,22 @@ def test_what_is_old_or_too_much_is_forgotten(bench: Bench) -> None:
     assert recent.take(JobId("1"), 100.0 + TOO_OLD) is None
     assert recent.take(JobId("2"), 100.0) is not None
     assert recent.take(JobId("2"), 100.0) is None
+
+
+def test_the_databases_time_is_told_by_a_claims_answer_not_by_what_comes_after(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan to compile, a module to import: a fresh process is slow after its first claim."""
+    clock, gather = HandClock(), engine_settle.gather
+
+    def slow(*args: Any, **more: Any) -> Any:
+        clock.at += 5.0
+        return gather(*args, **more)
+
+    with bench_on(url, clock=clock) as it, monkeypatch.context() as patched:
+        patched.setattr(engine_settle, "gather", slow)
+        started = begun(it, line("a")).row.started_at
+        assert it.engine.recent.now(clock.at) == pytest.approx(started + 5.0)
 
 
 def test_the_databases_time_is_told_by_its_quickest_answer() -> None:
