@@ -30,7 +30,7 @@ class Enlister:
         from orchestrator.domain.webhook import Webhook
         from orchestrator.engine.context import Engine, Plans
         from orchestrator.engine.queries import accepted_view
-        from orchestrator.engine.submit import Submission, accept
+        from orchestrator.engine.submit import Submission, enlist
         from orchestrator.store.bound import bind
 
         if not isinstance(job.workflow, str):
@@ -46,5 +46,4 @@ class Enlister:
         submission = Submission(
             job.workflow, job.input, tenant, job.key, job.priority, dict(job.tags), job.deadline, webhook
         )
-        [accepted] = db.run(lambda session: accept(engine, session, [submission]))
-        return Job.read(accepted_view(accepted))
+        return Job.read(accepted_view(enlist(engine, submission)))

@@ -6,7 +6,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.clock import Clock
 from orchestrator.domain.errors import NotFound
@@ -19,6 +20,7 @@ from orchestrator.engine.recent import Recent
 from orchestrator.engine.texts import Texts
 from orchestrator.store import workflows
 from orchestrator.store.database import Database
+from orchestrator.store.opening import Opening
 from orchestrator.store.payloads import PayloadSizes
 from orchestrator.store.session import Session
 
@@ -91,47 +93,85 @@ class KnownFacts:
                 self._versions.popitem(last=False)
 
 
+class Compiled:
+    """A workflow version, and what is made of it once."""
+
+    def __init__(self, plan: Plan, workflow: Workflow) -> None:
+        self.plan = plan
+        #: The definition it was compiled from.
+        self.workflow = workflow
+
+    @cached_property
+    def opening(self) -> Opening:
+        return Opening(self.plan)
+
+
 class Plans:
-    """Compiled workflow versions, which never change: the most recently used stay in memory."""
+    """Compiled workflow versions, which never change: the most recently used stay in memory.
+
+    With them, of each name that was asked for, the version that was its newest then; whoever goes by that must find
+    out when it no longer is.
+    """
 
     def __init__(self, keep: int = 256) -> None:
         self._keep = keep
         self._lock = threading.Lock()
-        self._plans: OrderedDict[str, tuple[Plan, Workflow]] = OrderedDict()
+        self._plans: OrderedDict[str, Compiled] = OrderedDict()
+        self._newest: OrderedDict[str, str] = OrderedDict()
 
-    def known(self, version: str) -> Plan | None:
-        """The plan, if this process has compiled it; the database may not hold it yet."""
-        found = self._known(version)
-        return None if found is None else found[0]
-
-    def get(self, session: Session, version: str) -> Plan:
-        return self.both(session, version)[0]
-
-    def both(self, session: Session, version: str) -> tuple[Plan, Workflow]:
-        """The plan, and the definition it was compiled from."""
-        found = self._known(version)
-        if found is not None:
-            return found
-        definition = workflows.definition(session, version)
-        if definition is None:
-            raise NotFound(f"workflow version {version} is not in the database.")
-        workflow, registered = parse_definition(definition)
-        return self.add(version, workflow, registered), workflow
-
-    def _known(self, version: str) -> tuple[Plan, Workflow] | None:
+    def known(self, version: str) -> Compiled | None:
+        """The version, if this process has compiled it; the database may not hold it yet."""
         with self._lock:
             found = self._plans.get(version)
             if found is not None:
                 self._plans.move_to_end(version)
             return found
 
-    def add(self, version: str, workflow: Workflow, registered: dict[str, Agent]) -> Plan:
-        plan = compile_plan(workflow, version, registered)
+    def get(self, session: Session, version: str) -> Plan:
+        return self.compiled(session, version).plan
+
+    def both(self, session: Session, version: str) -> tuple[Plan, Workflow]:
+        """The plan, and the definition it was compiled from."""
+        found = self.compiled(session, version)
+        return found.plan, found.workflow
+
+    def compiled(self, session: Session, version: str) -> Compiled:
+        found = self.known(version)
+        if found is not None:
+            return found
+        definition = workflows.definition(session, version)
+        if definition is None:
+            raise NotFound(f"workflow version {version} is not in the database.")
+        workflow, registered = parse_definition(definition)
+        return self.add(version, workflow, registered)
+
+    def add(self, version: str, workflow: Workflow, registered: dict[str, Agent]) -> Compiled:
+        compiled = Compiled(compile_plan(workflow, version, registered), workflow)
         with self._lock:
-            self._plans[version] = plan, workflow
-            while len(self._plans) > self._keep:
-                self._plans.popitem(last=False)
-        return plan
+            _put(self._plans, version, compiled, self._keep)
+        return compiled
+
+    def newest(self, name: str) -> str | None:
+        with self._lock:
+            return self._newest.get(name)
+
+    def keep_newest(self, name: str, version: str) -> None:
+        with self._lock:
+            _put(self._newest, name, version, self._keep)
+
+    def forget_newest(self) -> None:
+        with self._lock:
+            self._newest.clear()
+
+
+T = TypeVar("T")
+
+
+def _put(kept: OrderedDict[str, T], key: str, value: T, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def parse_definition(text: str) -> tuple[Workflow, dict[str, Agent]]:

@@ -16,7 +16,7 @@ from functools import partial
 from orchestrator.clock import Clock
 from orchestrator.crashpoints import CrashPointReached, crashpoint
 from orchestrator.domain.errors import OrchestratorError
-from orchestrator.domain.ids import QueueName, StepRef
+from orchestrator.domain.ids import JobId, QueueName, StepRef
 from orchestrator.domain.plan import StepRow
 from orchestrator.ports import Dispatcher
 from orchestrator.store import feed as sql
@@ -36,8 +36,9 @@ FULL_INTERVAL = 0.02
 LOOK_INTERVAL = 0.05
 
 
-def step_ref(row: StepRow) -> StepRef:
-    return StepRef(row.job_id, row.path, row.epoch, row.queue, row.group)
+def step_ref(row: StepRow, job_id: JobId | None = None) -> StepRef:
+    """``job_id``: whose the row is, where it does not say so itself."""
+    return StepRef(job_id or row.job_id, row.path, row.epoch, row.queue, row.group)
 
 
 class Feed:
@@ -170,6 +171,18 @@ class Feed:
 
     # -- marking in the caller's transaction
 
+    def granted(self, ready: Iterable[StepRow]) -> list[bool]:
+        """For which of the steps this process holds a credit; it is spent."""
+        granted = []
+        with self._lock:
+            now = self._clock.monotonic()
+            for row in ready:
+                queue = row.queue
+                free = not (row.limited or self._backlog[queue] or now > self._credit_until[queue])
+                granted.append(free and self._credit[queue] > 0)
+                self._credit[queue] -= granted[-1]
+        return granted
+
     def take(
         self,
         session: Session,
@@ -184,16 +197,8 @@ class Feed:
         ``bodies`` are marked whatever the credit, and left to their settle's caller to publish. ``marks``: the queues'
         markers, if this transaction has asked for them.
         """
-        chosen: list[StepRow] = []
-        with self._lock:
-            for row in ready:
-                if any(row is body for body in bodies):
-                    continue
-                if row.limited or self._backlog[row.queue] or self._clock.monotonic() > self._credit_until[row.queue]:
-                    continue
-                if self._credit[row.queue] > 0:
-                    self._credit[row.queue] -= 1
-                    chosen.append(row)
+        others = [row for row in ready if not any(row is body for body in bodies)]
+        chosen = [row for row, granted in zip(others, self.granted(others), strict=True) if granted]
         if chosen or bodies:
             if marks is None:
                 marks = sql.markers(session.rows(*sql.ASKING_FOR_MARKERS))
@@ -203,9 +208,12 @@ class Feed:
 
     def committed(self, published: Sequence[StepRef], ready: Sequence[StepRow]) -> None:
         """After the commit: rings for what was marked, and sees to the rest."""
+        self.going(published, {row.queue for row in ready if row.dispatched_at is None})
+
+    def going(self, published: Sequence[StepRef], left: Collection[QueueName]) -> None:
+        """After the commit: rings for ``published``, and sees to the queues in which there is more."""
         if published:
             self.publish(published)
-        left = {row.queue for row in ready if row.dispatched_at is None}
         if left:
             self.wake(left)
 

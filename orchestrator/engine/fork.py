@@ -82,7 +82,8 @@ def _fork(engine: Engine, session: Session, wanted: Wanted, ready: list[StepRow]
         check_key(wanted.key)
         existing = jobs.by_key(session, source.tenant, wanted.key)
         if existing is not None and not dry:
-            return same(existing, wanted.body_hash(), wanted.key)
+            same(existing, wanted.body_hash())
+            return Accepted(existing, created=False)
     rows = {row.path: row for row in steps.load_all(session, source.id)}
     _may_fork(source, rows, wanted.from_step)
     version, plan, old, new = _versions(engine, session, source, wanted.changes.get("workflow"))

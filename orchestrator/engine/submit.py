@@ -6,8 +6,7 @@ job; with another body it is refused.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,26 +21,27 @@ from orchestrator.domain.errors import (
     PayloadTooLarge,
     SubmitInProgress,
 )
-from orchestrator.domain.events import Event, EventType
-from orchestrator.domain.ids import JobId, StepRef
+from orchestrator.domain.ids import JobId, QueueName, StepRef
 from orchestrator.domain.json_values import NotJson, digest, dumps
 from orchestrator.domain.lint import check_workflow
-from orchestrator.domain.plan import JobRow, Plan, StepRow
-from orchestrator.domain.planner import first_rows
+from orchestrator.domain.plan import JobRow, StepRow
 from orchestrator.domain.schemas import compile_schema
-from orchestrator.domain.states import JobState, StepState
+from orchestrator.domain.states import JobState
 from orchestrator.domain.webhook import Webhook
 from orchestrator.domain.workflow import Agent, Workflow
 from orchestrator.engine import webhooks
-from orchestrator.engine.context import Engine
-from orchestrator.store import changes, feed, history, jobs, payloads, workflows
-from orchestrator.store.rows import job_values, step_values
-from orchestrator.store.session import Session
+from orchestrator.engine.context import Compiled, Engine
+from orchestrator.engine.feed import step_ref
+from orchestrator.store import jobs, opening, payloads, workflows
+from orchestrator.store.opening import NewJob, Opening
+from orchestrator.store.session import Moved, Session, Statement
 
 #: Characters allowed nowhere in a key: it is shown in logs and headers.
 KEY_LIMIT = 255
 #: Seconds for which a submit waits for a twin that has not committed.
 TWIN = 2.0
+#: How often a submit is tried before it is said that others are in its way.
+TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,7 @@ def register(engine: Engine, workflow: Workflow, tenant: str = "default", *, str
 
     def work(session: Session) -> str:
         workflows.put_listed(session, workflow.name, _version(workflow), workflow.canonical)
-        version, _ = _inline(engine, session, workflow, tenant)
-        return version
+        return _inline(engine, session, workflow, tenant).plan.version
 
     return engine.db.run(work)
 
@@ -110,36 +109,36 @@ def submit_many(engine: Engine, submissions: Sequence[Submission]) -> list[Accep
             check(workflow)
     crashpoint("submit.before_insert")
     going = Going()
-
-    def work(session: Session) -> list[Accepted]:
-        going.clear()
-        return accept(engine, session, submissions, going, last=True)
-
-    accepted = engine.db.run(work)
+    accepted = _accepted(engine, submissions, going)
     crashpoint("submit.after_commit")
-    engine.feed.committed(going.published, going.ready)
+    engine.feed.going(going.published, going.left)
     return accepted
+
+
+def enlist(engine: Engine, submission: Submission) -> Accepted:
+    """Writes one job in the transaction that ``engine``'s database is; its steps are left to the safety net."""
+    return _accepted(engine, [submission], None)[0]
 
 
 @dataclass(slots=True)
 class Going:
-    """What a submit sets going: all that is ready, and what of it this process publishes after the commit."""
+    """What a submit sets going: what this process publishes after the commit, and the queues that hold the rest."""
 
-    ready: list[StepRow] = field(default_factory=list)
     published: list[StepRef] = field(default_factory=list)
-
-    def clear(self) -> None:
-        self.ready.clear()
-        self.published.clear()
+    left: set[QueueName] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Draft:
-    """A job that is not written yet, with its first steps."""
+    """A job that is not written yet. Its times are to come."""
 
     submission: Submission
     job: JobRow
-    rows: list[StepRow]
+    opening: Opening
+    #: Seconds after its submit.
+    deadline: float
+    #: Which of its opening's ready steps a message goes out for.
+    rung: list[StepRow] = field(default_factory=list)
 
     @property
     def name(self) -> tuple[str, str] | None:
@@ -147,83 +146,124 @@ class _Draft:
         return None if self.job.idempotency_key is None else (self.job.tenant, self.job.idempotency_key)
 
 
-def accept(
-    engine: Engine,
-    session: Session,
-    submissions: Sequence[Submission],
-    going: Going | None = None,
-    *,
-    last: bool = False,
-) -> list[Accepted]:
-    """Writes the jobs in the caller's transaction, all in one statement; those with a key in one before it.
+def _accepted(engine: Engine, submissions: Sequence[Submission], going: Going | None) -> list[Accepted]:
+    """Writes the jobs in one transaction, those with a key of an earlier one excepted.
 
-    Without ``going`` their steps are left to the safety net. ``last``: the transaction ends with it.
+    The first try goes by what this process knows, and looks for no twin; it refuses itself where that was wrong.
     """
-    now, marks, drafts = _drafts(engine, session, submissions)
-    named = _insert_named(engine, session, drafts)
-    won = [draft.job if draft.name is None else named[draft.name] for draft in drafts]
-    made = [draft for draft, job in zip(drafts, won, strict=True) if job is draft.job]
-    if going is not None:
-        going.ready.extend(row for draft in made for row in draft.rows if row.state is StepState.READY)
-        going.published.extend(engine.feed.take(session, going.ready, now, marks=marks))
-    heard = [draft for draft in made if draft.submission.webhook is not None]
-    if made:
-        payloads.write(session, [draft.job.input for draft in made if draft.name is None], engine.sizes.compress_bytes)
+    for again in range(TRIES):
+        try:
+            return engine.db.run(lambda session: _accept(engine, session, submissions, going, look=again > 0))  # noqa: B023
+        except Moved:
+            engine.plans.forget_newest()
+        except Locked as error:
+            if all(one.key is None for one in submissions):
+                raise
+            raise SubmitInProgress(
+                "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
+            ) from error
+    raise SubmitInProgress("other submits with these idempotency keys keep coming.", mend="Try again in a moment.")
+
+
+def _accept(
+    engine: Engine, session: Session, submissions: Sequence[Submission], going: Going | None, *, look: bool
+) -> list[Accepted]:
+    newest, before, drafts = _drafts(engine, session, submissions)
+    named = {draft.name: draft.job for draft in reversed(drafts) if draft.name is not None}
+    known = jobs.by_keys(session, named) if look else {}
+    named |= known
+    for draft in drafts:
+        if draft.name is not None:
+            same(named[draft.name], draft.job.body_hash or "")
+    fresh = [draft for draft in drafts if draft.name is None or named[draft.name] is draft.job]
+    heard = [draft for draft in fresh if draft.submission.webhook is not None]
+    made: set[JobId] = set()
+    if fresh:
+        if going is not None:
+            _ring(engine, fresh)
+        payloads.write(session, [draft.job.input for draft in fresh], engine.sizes.compress_bytes)
         crashpoint("submit.before_commit")
-        _write(engine, session, made, last=last and not heard)
-    secrets = {draft.job.id: webhooks.add(engine, session, draft.job, draft.submission.webhook) for draft in heard}
-    return [
-        Accepted(job, True, secrets.get(job.id))
-        if job is draft.job
-        else same(job, draft.job.body_hash or "", job.idempotency_key or "")
-        for draft, job in zip(drafts, won, strict=True)
-    ]
+        new = [NewJob(one.job, one.opening, one.deadline, [row.path for row in one.rung]) for one in fresh]
+        now, made = opening.write(session, engine.process, new, newest, before, patience=TWIN, last=not heard)
+        for draft in fresh:
+            draft.job.created_at, draft.job.deadline_at = now, now + draft.deadline
+    ours = [draft for draft in fresh if draft.job.id in made]
+    if going is not None:
+        going.published = [step_ref(row, draft.job.id) for draft in ours for row in draft.rung]
+        going.left = {row.queue for draft in ours for row in draft.opening.ready if row not in draft.rung}
+    if len(ours) < len(fresh):
+        named |= jobs.by_keys(session, [one.name for one in fresh if one.name and one.job.id not in made])
+    secrets = {
+        draft.job.id: webhooks.add(engine, session, draft.job, draft.submission.webhook)
+        for draft in heard
+        if draft.job.id in made
+    }
+    answers = []
+    for draft in drafts:
+        job = draft.job if draft.name is None else named[draft.name]
+        answers.append(Accepted(job, job.id in made and job is draft.job, secrets.get(job.id)))
+    return answers
+
+
+def _ring(engine: Engine, drafts: Sequence[_Draft]) -> None:
+    """Marks for which ready steps messages go out: as many as this process holds credits for."""
+    granted = iter(engine.feed.granted(row for draft in drafts for row in draft.opening.ready))
+    for draft in drafts:
+        draft.rung = [row for row in draft.opening.ready if next(granted)]
 
 
 def _drafts(
     engine: Engine, session: Session, submissions: Sequence[Submission]
-) -> tuple[float, feed.Markers, list[_Draft]]:
-    """Everything that can be wrong with a submission is said here, before anything is written but its definition.
+) -> tuple[dict[str, str], list[Statement], list[_Draft]]:
+    """Everything that can be wrong with a submission is said here, before anything is written.
 
-    Answers the time and the queues' markers with them.
+    Answers which versions were taken for the newest of their names, what is to be written before the jobs, and them.
     """
-    names = sorted({one.workflow for one in submissions if isinstance(one.workflow, str)})
     given = {id(one.workflow): one.workflow for one in submissions}.values()
     inline = {_version(workflow): workflow for workflow in given if isinstance(workflow, Workflow)}
-    [clock], marks, *answers = session.together(
-        ("SELECT {now} AS now", {}),
-        feed.ASKING_FOR_MARKERS,
-        *(workflows.finding(*_wanted(name)) for name in names),
-        *(workflows.putting(inline[version].name, version, inline[version].canonical) for version in sorted(inline)),
-    )
-    now = float(clock["now"])
-    versions = {name: workflows.found(rows) for name, rows in zip(names, answers, strict=False)}
-    resolved: dict[tuple[str, int | str], tuple[str, Plan, Workflow]] = {}
+    before = [workflows.putting(inline[version].name, version, inline[version].canonical) for version in sorted(inline)]
+    newest: dict[str, str] = {}
+    versions = _found(engine, session, {one.workflow for one in submissions if isinstance(one.workflow, str)}, newest)
+    resolved: dict[tuple[str, int | str], Compiled] = {}
     drafts = []
     for one in submissions:
         which = one.tenant, one.workflow if isinstance(one.workflow, str) else id(one.workflow)
         if which not in resolved:
             resolved[which] = _resolve(engine, session, one, versions)
-        version, plan, workflow = resolved[which]
-        text = _input_text(engine, workflow, one.input)
-        body = [version, text, one.priority, one.tags, one.deadline]
-        if one.key is not None:
-            check_key(one.key)
-        job = JobRow(JobId(engine.clock.new_id()), one.tenant, workflow.name, version, JobState.QUEUED, events=1)
-        job.priority, job.tags = one.priority, one.tags
-        job.idempotency_key = one.key
-        job.body_hash = digest(body if one.webhook is None else [*body, one.webhook.as_given()])
-        job.webhook = webhooks.wanted(one.webhook)
-        job.input = engine.sizes.prepare(text)
-        job.created_at = now
-        own = workflow.deadline if "deadline" in workflow.model_fields_set else engine.caps.deadline
-        job.deadline_at = now + (one.deadline or own)
-        rows = first_rows(plan, job.id, job.tenant, job.priority)
-        job.steps = len(rows)
-        for row in rows:
-            row.ready_at = now if row.state is StepState.READY else None
-        drafts.append(_Draft(one, job, rows))
-    return now, feed.markers(marks), drafts
+        drafts.append(_draft(engine, one, resolved[which]))
+    return newest, before, drafts
+
+
+def _found(engine: Engine, session: Session, names: Collection[str], newest: dict[str, str]) -> dict[str, str | None]:
+    """The version that each name stands for; of a bare one what this process knows, if it does."""
+    versions: dict[str, str | None] = {name: engine.plans.newest(name) for name in names}
+    asked = sorted(name for name in names if versions[name] is None)
+    if asked:
+        answers = session.together(*(workflows.finding(*_wanted(name)) for name in asked))
+        versions |= zip(asked, map(workflows.found, answers), strict=True)
+    for name, version in versions.items():
+        if version is not None and "@" not in name:
+            engine.plans.keep_newest(name, version)
+            newest[name] = version
+    return versions
+
+
+def _draft(engine: Engine, one: Submission, compiled: Compiled) -> _Draft:
+    workflow = compiled.workflow
+    version = compiled.plan.version
+    text = _input_text(engine, workflow, one.input)
+    body = [version, text, one.priority, one.tags, one.deadline]
+    if one.key is not None:
+        check_key(one.key)
+    job = JobRow(JobId(engine.clock.new_id()), one.tenant, workflow.name, version, JobState.QUEUED, events=1)
+    job.priority, job.tags = one.priority, one.tags
+    job.idempotency_key = one.key
+    job.body_hash = digest(body if one.webhook is None else [*body, one.webhook.as_given()])
+    job.webhook = webhooks.wanted(one.webhook)
+    job.input = engine.sizes.prepare(text)
+    job.steps = len(compiled.opening.steps)
+    own = workflow.deadline if "deadline" in workflow.model_fields_set else engine.caps.deadline
+    return _Draft(one, job, compiled.opening, one.deadline or own)
 
 
 def _version(workflow: Workflow) -> str:
@@ -235,54 +275,10 @@ def _wanted(workflow: str) -> tuple[str, str | None]:
     return name, version or None
 
 
-def _insert_named(engine: Engine, session: Session, drafts: Sequence[_Draft]) -> dict[tuple[str, str], JobRow]:
-    """Writes the jobs that have a key; answers the one job of each key, be it of this submit or an earlier one."""
-    named = {name: draft.job for draft in reversed(drafts) if (name := draft.name) is not None}
-    if not named:
-        return {}
-    known = jobs.by_keys(session, named)
-    fresh = [job for name, job in named.items() if name not in known]
-    if not fresh:
-        return known
-    payloads.write(session, [job.input for job in fresh], engine.sizes.compress_bytes)
-    try:
-        with session.patience(TWIN):
-            inserted = jobs.insert_many(session, fresh)
-    except Locked as error:
-        raise SubmitInProgress(
-            "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
-        ) from error
-    late = [name for name, job in named.items() if name not in known and job.id not in inserted]
-    others = jobs.by_keys(session, late) if late else {}
-    if len(others) < len(late):
-        raise SubmitInProgress("a submit with this idempotency key was just rolled back.", mend="Try again.")
-    return {**named, **known, **others}
-
-
-def _write(engine: Engine, session: Session, made: Sequence[_Draft], *, last: bool) -> None:
-    written = changes.Changes()
-    counts: Counter[Any] = Counter()
-    for draft in made:
-        job = draft.job
-        if draft.name is None:
-            written.new_jobs.append(job_values(job))
-        written.created += map(step_values, draft.rows)
-        data = {"workflow": job.workflow, "version": job.version, "steps": job.steps}
-        written.events += history.event_rows(
-            [Event(job.id, 1, EventType.JOB_SUBMITTED, None, data, 1, job.created_at or 0.0)]
-        )
-        counts["jobs_submitted_total", (("workflow", job.workflow),)] += 1
-    written.counts = history.count_rows(engine.process, counts)
-    changes.write(session, written, last=last)
-
-
-def _resolve(
-    engine: Engine, session: Session, submission: Submission, versions: Mapping[str, str | None]
-) -> tuple[str, Plan, Workflow]:
+def _resolve(engine: Engine, session: Session, submission: Submission, versions: Mapping[str, str | None]) -> Compiled:
     """``versions``: what was found of each name."""
     if isinstance(submission.workflow, Workflow):
-        version, plan = _inline(engine, session, submission.workflow, submission.tenant)
-        return version, plan, submission.workflow
+        return _inline(engine, session, submission.workflow, submission.tenant)
     found = versions[submission.workflow]
     if found is None:
         known = sorted({str(row["name"]) for row in workflows.names(session)})
@@ -290,17 +286,17 @@ def _resolve(
             f"no workflow {submission.workflow!r} is registered.",
             mend=f"Registered: {', '.join(known[:10])}." if known else "Register one, or send a definition.",
         )
-    plan, chosen = engine.plans.both(session, found)
-    metered = _metered(chosen)
+    compiled = engine.plans.compiled(session, found)
+    metered = _metered(compiled.workflow)
     if metered and not metered.keys() <= workflows.limited_agents(session, submission.tenant):
         workflows.put_limits(session, submission.tenant, metered, replace=False)
-    return found, plan, chosen
+    return compiled
 
 
-def _inline(engine: Engine, session: Session, workflow: Workflow, tenant: str) -> tuple[str, Plan]:
+def _inline(engine: Engine, session: Session, workflow: Workflow, tenant: str) -> Compiled:
     version = _version(workflow)
     workflows.put_limits(session, tenant, _metered(workflow))
-    return version, engine.plans.known(version) or engine.plans.add(version, workflow, {})
+    return engine.plans.known(version) or engine.plans.add(version, workflow, {})
 
 
 def _metered(workflow: Workflow) -> dict[str, Agent]:
@@ -329,11 +325,10 @@ def check_key(key: str) -> None:
         raise InvalidInput(f"an idempotency key has 1 to {KEY_LIMIT} printable characters.")
 
 
-def same(existing: JobRow, body_hash: str, key: str) -> Accepted:
-    """The job that a key made before. Raises ``IdempotencyMismatch`` if that was for another body."""
+def same(existing: JobRow, body_hash: str) -> None:
+    """Raises ``IdempotencyMismatch`` if the job that a key made before was for another body."""
     if existing.body_hash != body_hash:
         raise IdempotencyMismatch(
-            f"the idempotency key {key!r} was used for another body, by job {existing.id}.",
+            f"the idempotency key {existing.idempotency_key!r} was used for another body, by job {existing.id}.",
             mend="Use a new key for a new job.",
         )
-    return Accepted(existing, created=False)

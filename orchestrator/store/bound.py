@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -24,12 +25,14 @@ from orchestrator.store.database import Database
 from orchestrator.store.dialect import Dialect
 from orchestrator.store.payloads import PayloadSizes
 from orchestrator.store.postgres import PostgresSession
-from orchestrator.store.session import Session, translated
+from orchestrator.store.session import MOVED, Moved, Session, Statement, refused, translated
 
 T = TypeVar("T")
 
 _VERSION = "SELECT version_num FROM orchestrator_version"
 _SAVEPOINT = "orchestrator_submit"
+#: psycopg's connections whose database was of this version's schema when they were first used here.
+_CHECKED: WeakSet[Any] = WeakSet()
 _MEND = "Connect to the database in ORCHESTRATOR_DATABASE_URL, with psycopg 3 or sqlite3, directly or by SQLAlchemy."
 
 
@@ -50,7 +53,7 @@ def bind(connection: object) -> Bound:
 
 
 def _session(raw: object) -> Session:
-    return Session(raw, _dialect(raw)) if isinstance(raw, sqlite3.Connection) else PostgresSession(raw, _dialect(raw))
+    return Session(raw, _dialect(raw)) if isinstance(raw, sqlite3.Connection) else _Within(raw, _dialect(raw))
 
 
 def _dialect(raw: object) -> Dialect:
@@ -105,17 +108,27 @@ class Bound(Database):
     def connect(self, *, readonly: bool = False) -> Iterator[Session]:  # noqa: ARG002 - the base's words
         """A savepoint: released at the end of the block, rolled back if it raises."""
         session = self._session
+        lazy = session if isinstance(session, _Within) else None
         with _explained(), translated() if isinstance(session, _AlchemySession) else nullcontext():
             try:
-                _, version = session.together((f"SAVEPOINT {_SAVEPOINT}", {}), (_VERSION, {}))
-                _check_schema(version)
+                if lazy is None:
+                    _, version = session.together((f"SAVEPOINT {_SAVEPOINT}", {}), (_VERSION, {}))
+                    _check_schema(version)
+                elif lazy.raw not in _CHECKED:
+                    _check_schema(lazy.rows(_VERSION))
+                    _CHECKED.add(lazy.raw)
                 yield session
-            except BaseException:
-                with suppress(psycopg.Error, sqlite3.Error, DBAPIError):  # no savepoint: what failed says more
-                    session.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+                if lazy is None or lazy.inside:
                     session.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+            except BaseException:
+                if lazy is None or lazy.inside:
+                    with suppress(psycopg.Error, sqlite3.Error, DBAPIError):  # no savepoint: what failed says more
+                        session.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+                        session.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
                 raise
-            session.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+            finally:
+                if lazy is not None:
+                    lazy.inside = False
 
     def run(self, work: Callable[[Session], T], *, readonly: bool = False, attempts: int = 1) -> T:  # noqa: ARG002
         """Runs ``work`` once: whether the transaction is tried again is its owner's to say."""
@@ -145,6 +158,8 @@ def _explained() -> Iterator[None]:
         meaning = _meaning(cause) if isinstance(cause, psycopg.Error) else None
         raise meaning or error from cause
     except (psycopg.Error, sqlite3.Error) as error:
+        if refused(error, MOVED):
+            raise Moved from error
         meaning = _meaning(error)
         if meaning is None:
             raise
@@ -162,6 +177,36 @@ def _meaning(error: psycopg.Error | sqlite3.Error) -> OrchestratorError | None:
     if isinstance(error, sqlite3.OperationalError) and "locked" in text:
         return Unavailable("the database is locked by another writer.", mend="Try again in a moment.")
     return None
+
+
+class _Within(PostgresSession):
+    """A savepoint on psycopg's connection; it travels with its first statement and is released with its last."""
+
+    __slots__ = ("inside",)
+
+    def __init__(self, raw: Any, dialect: Dialect) -> None:
+        super().__init__(raw, dialect)
+        self.inside = False
+
+    def together(self, *asked: Statement, last: bool = False) -> list[list[dict[str, Any]]]:
+        found = super().together(*asked, last=last)
+        self.inside = not last
+        return found
+
+    @property
+    def _begun(self) -> bool:
+        return self.inside
+
+    @property
+    def _may_be_alone(self) -> bool:
+        return False
+
+    def _begin(self) -> None:
+        self.raw.execute(f"SAVEPOINT {_SAVEPOINT}", prepare=False)
+        self.inside = True
+
+    def _end(self) -> None:
+        self.raw.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", prepare=False)
 
 
 class _AlchemySession(Session):

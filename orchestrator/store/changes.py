@@ -39,7 +39,6 @@ class Changes:
     of ``jobs`` may hold ``was_events``: how many events the job must still have.
     """
 
-    new_jobs: list[Row] = field(default_factory=list)
     moved: list[Row] = field(default_factory=list)
     created: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
@@ -65,11 +64,10 @@ def write(session: Session, changes: Changes, *, last: bool = False) -> bool:
     updated = session.many(_update_job(), [{"was_events": None, **row} for row in changes.jobs])
     if updated < len(changes.jobs) or session.many(_update_step(), changes.moved) < len(changes.moved):
         return False
-    insert(session, tables.jobs, changes.new_jobs)
     insert(session, tables.steps, changes.created, "ON CONFLICT (job_id, path) DO NOTHING")
     insert(session, tables.attempts, changes.attempts)
     insert(session, tables.events, changes.events)
-    insert(session, tables.rollups, changes.counts, _COUNT)
+    insert(session, tables.rollups, changes.counts, COUNT)
     insert(session, tables.breaker_calls, changes.calls, _CALLS)
     session.many(f"UPDATE webhooks SET {_OWE.format(upto=':upto')} WHERE job_id = :job_id", changes.webhooks)
     return True
@@ -79,8 +77,8 @@ def insert_jobs(session: Session, rows: Sequence[Row], conflict: str) -> list[st
     """Writes new jobs; answers the ids of those it wrote."""
     if session.postgres:
         sql = _insert_set("jobs", "rows", conflict) + " RETURNING id"
-        return [row["id"] for row in session.rows(sql, {"rows": _json(tables.jobs, rows)})]
-    return [row["id"] for row in rows if session.execute(_insert_row(tables.jobs, conflict), row).rowcount]
+        return [row["id"] for row in session.rows(sql, {"rows": document(tables.jobs, rows)})]
+    return [row["id"] for row in rows if session.execute(insert_row(tables.jobs, conflict), row).rowcount]
 
 
 def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = "") -> None:
@@ -88,13 +86,13 @@ def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = 
     if not rows:
         return
     if session.postgres:
-        session.execute(_insert_set(table.name, "rows", conflict), {"rows": _json(table, rows)})
+        session.execute(_insert_set(table.name, "rows", conflict), {"rows": document(table, rows)})
     else:
-        session.many(_insert_row(table, conflict), rows)
+        session.many(insert_row(table, conflict), rows)
 
 
 @cache
-def _insert_row(table: Table, conflict: str = "") -> str:
+def insert_row(table: Table, conflict: str = "") -> str:
     names = [column.name for column in table.columns]
     marks = ", ".join(f":{name}" for name in names)
     return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) {conflict}"
@@ -102,7 +100,7 @@ def _insert_row(table: Table, conflict: str = "") -> str:
 
 #: One that is being sent to, or waits for its next try, keeps its time; one that was stopped stays so.
 _OWE = "upto = {upto}, due_at = CASE WHEN state = 'active' THEN coalesce(due_at, {{now}}) END"
-_COUNT = "ON CONFLICT (process, series, labels) DO UPDATE SET value = rollups.value + excluded.value"
+COUNT = "ON CONFLICT (process, series, labels) DO UPDATE SET value = rollups.value + excluded.value"
 #: A span of time that comes round again begins at nothing.
 _CALLS = "ON CONFLICT (tenant, name, process, slot) DO UPDATE SET at = excluded.at, " + ", ".join(
     f"{name} = excluded.{name} + CASE WHEN breaker_calls.at = excluded.at THEN breaker_calls.{name} ELSE 0 END"
@@ -112,7 +110,6 @@ _CALLS = "ON CONFLICT (tenant, name, process, slot) DO UPDATE SET at = excluded.
 
 def _write_postgres(session: Session, changes: Changes, *, last: bool) -> bool:
     parts = {
-        "new_jobs": (tables.jobs, changes.new_jobs),
         "jobs": (tables.jobs, changes.jobs),
         "moved": (tables.steps, changes.moved),
         "created": (tables.steps, changes.created),
@@ -125,7 +122,7 @@ def _write_postgres(session: Session, changes: Changes, *, last: bool) -> bool:
     present = tuple(name for name, (_, rows) in parts.items() if rows)
     if not present:
         return True
-    values: Row = {name: _json(*parts[name]) for name in present}
+    values: Row = {name: document(*parts[name]) for name in present}
     expected = len(changes.moved) + len(changes.jobs)
     if last or any("was_events" in row for row in changes.jobs):
         send = session.alone if last else session.value
@@ -136,13 +133,12 @@ def _write_postgres(session: Session, changes: Changes, *, last: bool) -> bool:
 @cache
 def _statement(present: tuple[str, ...], *, guarded: bool = False) -> str:
     clauses = {
-        "new_jobs": _insert_set("jobs", "new_jobs"),
         "moved": _update_steps_set(after_jobs="jobs" in present),
         "created": _insert_set("steps", "created", "ON CONFLICT (job_id, path) DO NOTHING"),
         "attempts": _insert_set("attempts", "attempts"),
         "events": _insert_set("events", "events"),
         "jobs": _update_jobs_set(),
-        "counts": _insert_set("rollups", "counts", _COUNT),
+        "counts": _insert_set("rollups", "counts", COUNT),
         "calls": _insert_set("breaker_calls", "calls", _CALLS),
         "webhooks": _owe_set(),
     }
@@ -154,7 +150,7 @@ def _statement(present: tuple[str, ...], *, guarded: bool = False) -> str:
     return f"WITH {inner} SELECT {count}"
 
 
-def _json(table: Table, rows: Sequence[Row]) -> str:
+def document(table: Table, rows: Sequence[Row]) -> str:
     """What is not there is NULL, or nothing: half of what PostgreSQL would have to read are zeros."""
     counts = _counts(table)
     return orjson.dumps(
@@ -171,7 +167,7 @@ def _counts(table: Table) -> frozenset[str]:
     return frozenset(c.name for c in table.columns if not c.nullable and isinstance(c.type, Boolean | Integer | Double))
 
 
-def _value(table: Table, name: str) -> str:
+def value(table: Table, name: str) -> str:
     """A column of what travelled, as it is to be written."""
     if name not in _counts(table):
         return f"v.{name}"
@@ -192,9 +188,13 @@ def _type(table: Table, name: str) -> str:
             return "text"
 
 
+def typed(table: Table, names: Sequence[str]) -> str:
+    """Columns of ``table`` as a recordset declares them."""
+    return ", ".join(f"{name} {_type(table, name)}" for name in names)
+
+
 def _recordset(table: Table, parameter: str, names: Sequence[str], more: str = "") -> str:
-    typed = ", ".join(f"{name} {_type(table, name)}" for name in names)
-    return f"jsonb_to_recordset(CAST(:{parameter} AS jsonb)) AS v({typed}{more})"
+    return f"jsonb_to_recordset(CAST(:{parameter} AS jsonb)) AS v({typed(table, names)}{more})"
 
 
 @cache
@@ -202,14 +202,14 @@ def _insert_set(table_name: str, parameter: str, conflict: str = "") -> str:
     table = tables.metadata.tables[table_name]
     names = [column.name for column in table.columns]
     listed = ", ".join(names)
-    values = ", ".join(_value(table, name) for name in names)
+    values = ", ".join(value(table, name) for name in names)
     return f"INSERT INTO {table_name} ({listed}) SELECT {values} FROM {_recordset(table, parameter, names)} {conflict}"
 
 
 @cache
 def _update_steps_set(*, after_jobs: bool) -> str:
     """``after_jobs``: the jobs' rows are locked before their steps', as everywhere."""
-    sets = ", ".join(f"{name} = {_value(tables.steps, name)}" for name in STEP_MUTABLE)
+    sets = ", ".join(f"{name} = {value(tables.steps, name)}" for name in STEP_MUTABLE)
     source = _recordset(tables.steps, "moved", ("job_id", "path", *STEP_MUTABLE), ", was_state text, was_fence integer")
     return (
         f"UPDATE steps SET {sets} FROM {source} WHERE steps.job_id = v.job_id AND steps.path = v.path"
@@ -220,7 +220,7 @@ def _update_steps_set(*, after_jobs: bool) -> str:
 
 @cache
 def _update_jobs_set() -> str:
-    sets = ", ".join(f"{name} = {_value(tables.jobs, name)}" for name in JOB_MUTABLE)
+    sets = ", ".join(f"{name} = {value(tables.jobs, name)}" for name in JOB_MUTABLE)
     source = _recordset(tables.jobs, "jobs", ("id", *JOB_MUTABLE), ", was_events integer")
     where = "jobs.id = v.id AND jobs.events = coalesce(v.was_events, jobs.events)"
     return f"UPDATE jobs SET {sets} FROM {source} WHERE {where}"

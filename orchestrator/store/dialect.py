@@ -33,6 +33,10 @@ class Dialect:
         """``text`` in the driver's own parameter style; ``{now}``, ``{for_update}``, ``{skip_locked}`` filled in."""
         return _in_style(self, text)
 
+    def numbered(self, text: str) -> tuple[str, tuple[str, ...]]:
+        """``text`` as PostgreSQL itself takes it, and the names of the values for its $1, $2, …"""
+        return _numbered(self, text)
+
     def table(self, **columns: Sequence[str] | Sequence[int]) -> tuple[str, dict[str, Any]]:
         """A table ``v`` of these columns to join with, and the values to be bound for it.
 
@@ -56,9 +60,19 @@ class Dialect:
 
 @lru_cache(maxsize=1024)
 def _in_style(dialect: Dialect, text: str) -> str:
-    filled = {"now": dialect.now, "for_update": dialect.for_update, "skip_locked": dialect.skip_locked}
-    for key, value in filled.items():
+    text = _filled(dialect, text)
+    return text if dialect.name == "sqlite" else _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
+
+
+@lru_cache(maxsize=1024)
+def _numbered(dialect: Dialect, text: str) -> tuple[str, tuple[str, ...]]:
+    text = _filled(dialect, text)
+    names = list(dict.fromkeys(_PARAMETER.findall(text)))
+    return _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", text), tuple(names)
+
+
+def _filled(dialect: Dialect, text: str) -> str:
+    words = {"now": dialect.now, "for_update": dialect.for_update, "skip_locked": dialect.skip_locked}
+    for key, value in words.items():
         text = text.replace("{" + key + "}", value)
-    if dialect.name == "sqlite":
-        return text
-    return _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
+    return text

@@ -13,20 +13,16 @@ from orchestrator.store import changes
 from orchestrator.store.rows import JOB_SELECT, job_row, job_values
 from orchestrator.store.session import Session, Statement
 
-_TWIN = "ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
+#: What becomes of a new job whose idempotency key another job of the tenant has.
+TWIN = "ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
 
 
 def insert(session: Session, job: JobRow) -> bool:
-    """Writes a new job; False when another job of the tenant has its idempotency key."""
-    return job.id in insert_many(session, [job])
+    """Writes a new job; False when another job of the tenant has its idempotency key.
 
-
-def insert_many(session: Session, new: Sequence[JobRow]) -> set[JobId]:
-    """Writes new jobs; answers those it wrote: the others' idempotency keys are other jobs' of their tenant.
-
-    On PostgreSQL this waits for a twin that is not committed yet, at most as long as the session's ``patience``.
+    On PostgreSQL this waits for a twin that is not committed yet.
     """
-    return {JobId(name) for name in changes.insert_jobs(session, [job_values(job) for job in new], _TWIN)}
+    return bool(changes.insert_jobs(session, [job_values(job)], TWIN))
 
 
 def lock(session: Session, ids: Iterable[JobId]) -> dict[JobId, JobRow]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from psycopg import RawCursor
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
@@ -26,40 +27,51 @@ class PostgresSession(Session):
 
     def many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> int:
         if values and not self._begun:
-            self.raw.execute("BEGIN", prepare=False)
+            self._begin()
         return super().many(sql, values)
 
     def together(self, *asked: Statement, last: bool = False) -> list[list[dict[str, Any]]]:
-        if len(asked) == 1 and not last:
-            return [self.rows(*asked[0])]
+        if len(asked) == 1 and (not last or self._may_be_alone):
+            [(sql, values)] = asked
+            return [_fetched(self._ask(sql, values, _by_name(sql), begins=not last))]
         begun = self._begun
         with self.raw.pipeline():
             if not begun:
-                self.raw.execute("BEGIN", prepare=False)
+                self._begin()
             cursors = [self._ask(sql, values, _by_name(sql)) for sql, values in asked]
             if last:
-                self.raw.execute("COMMIT", prepare=False)
+                self._end()
         return [_fetched(cursor) for cursor in cursors]
 
     def alone(self, sql: str, values: Mapping[str, Any]) -> Any:
-        if not self._begun:
-            return self._ask(sql, values, begins=False).fetchone()[0]
-        with self.raw.pipeline():
-            cursor = self._ask(sql, values)
-            self.raw.execute("COMMIT", prepare=False)
-        return cursor.fetchone()[0]
+        [[row]] = self.together((sql, values), last=True)
+        return next(iter(row.values()))
 
     @property
     def _begun(self) -> bool:
         return bool(self.raw.pgconn.transaction_status != TransactionStatus.IDLE)
 
+    @property
+    def _may_be_alone(self) -> bool:
+        """Whether one statement now would be a transaction, committed with it."""
+        return not self._begun
+
+    def _begin(self) -> None:
+        self.raw.execute("BEGIN", prepare=False)
+
+    def _end(self) -> None:
+        self.raw.execute("COMMIT", prepare=False)
+
     def _ask(self, sql: str, values: Mapping[str, Any] | None, row: Any = tuple_row, *, begins: bool = True) -> Any:
-        cursor = self.raw.cursor(row_factory=row)
+        # The driver's own style costs it a look at the whole text each time, where that is long.
+        cursor: Any = RawCursor(self.raw, row_factory=row)
+        text, names = self.dialect.numbered(sql)
+        bound = [values[name] for name in names] if values else []
         if not begins or self._begun or self.raw.pgconn.pipeline_status != PipelineStatus.OFF:
-            return cursor.execute(self.dialect.sql(sql), values or {})
+            return cursor.execute(text, bound)
         with self.raw.pipeline():
-            self.raw.execute("BEGIN", prepare=False)
-            return cursor.execute(self.dialect.sql(sql), values or {})
+            self._begin()
+            return cursor.execute(text, bound)
 
 
 #: The columns of what a statement answers, by its text: wide rows have more names than most answers have rows.

@@ -102,18 +102,6 @@ class Session:
     def now(self) -> float:
         return float(self.value("SELECT {now}"))
 
-    @contextmanager
-    def patience(self, seconds: float) -> Iterator[None]:
-        """Within the block a locked row is waited for so long, then ``Locked`` is raised: the transaction is over."""
-        if not self.postgres:
-            yield
-            return
-        config = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', :wanted, true)"
-        before = self.value(config, {"wanted": f"{int(seconds * 1000)}ms"})
-        with translated():
-            yield
-        self.value("SELECT set_config('lock_timeout', :before, true)", {"before": before})
-
     def _ask(self, sql: str, values: Mapping[str, Any] | None) -> Any:
         """The driver's cursor after ``sql``; its rows are tuples."""
         cursor = self.raw.cursor()
@@ -124,6 +112,11 @@ class Session:
 
 def sqlstate(error: BaseException | None) -> str | None:
     return getattr(error, "sqlstate", None)
+
+
+def refused(error: BaseException | None, reason: str) -> bool:
+    """Whether a statement refused itself, by calling ``reason`` a number."""
+    return sqlstate(error) == _BAD_TEXT and reason in str(error)
 
 
 @contextmanager
@@ -138,9 +131,10 @@ def translated() -> Iterator[None]:
             "every database connection is in use.", mend="Try again; raise ORCHESTRATOR_DB_POOL_SIZE."
         ) from error
     except Exception as error:
-        if sqlstate(error) == _BAD_TEXT and MOVED in str(error):
+        original = error.orig if isinstance(error, DBAPIError) else error
+        if refused(original, MOVED):
             raise Moved from error
-        meaning = _meaning(error.orig if isinstance(error, DBAPIError) else error)
+        meaning = _meaning(original)
         if meaning is None:
             raise
         raise meaning from error

@@ -42,13 +42,20 @@ def newest(session: Session, name: str, version: str | None = None) -> str | Non
     return found(rows)
 
 
+#: The newest listed version of the workflow ``{name}``: a scalar query.
+NEWEST = "SELECT version FROM workflows WHERE name = {name} AND listed_at IS NOT NULL ORDER BY listed_at DESC LIMIT 1"
+
+
 def finding(name: str, version: str | None) -> Statement:
     """What ``newest`` asks; ``found`` reads the answer."""
-    clause = "AND substr(version, 1, :length) = :version" if version else ""
-    if version is None or len(version) < HASH_LENGTH:
-        clause += " AND listed_at IS NOT NULL"
-    sql = f"SELECT version FROM workflows WHERE name = :name {clause} ORDER BY listed_at DESC LIMIT 1"
-    return sql, {"name": name, "version": version, "length": len(version)} if version else {"name": name}
+    if not version:
+        return NEWEST.format(name=":name"), {"name": name}
+    listed = "AND listed_at IS NOT NULL" if len(version) < HASH_LENGTH else ""
+    sql = (
+        "SELECT version FROM workflows WHERE name = :name AND substr(version, 1, :length) = :version"
+        f" {listed} ORDER BY listed_at DESC LIMIT 1"
+    )
+    return sql, {"name": name, "version": version, "length": len(version)}
 
 
 def found(rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.domain.workflow import Workflow
 from orchestrator.engine.reconcile import Reconciler
-from orchestrator.engine.submit import Submission, submit_many
+from orchestrator.engine.submit import Submission, register, submit_many
 from tests.support.lockstep import Lockstep
 from tests.support.quick_agents import ROUNDS
 from tests.support.tally import FIGURES, Cost
@@ -66,10 +66,15 @@ def runs(what: Workflow, input: Any = None, *, jobs: int = 1, at_once: int = 1) 
     return measure
 
 
-def submits(jobs: int) -> Callable[[Lockstep], Cost]:
+def submits(jobs: int, *, keyed: bool = False) -> Callable[[Lockstep], Cost]:
+    """Of a registered workflow, in a process that has submitted some before."""
+
     def measure(it: Lockstep) -> Cost:
+        register(it.bench.engine, TEN)
+        submit_many(it.bench.engine, [Submission(TEN.name, 0)])
+        wanted = [Submission(TEN.name, 1, key=it.bench.clock.new_id() if keyed else None) for _ in range(jobs)]
         with it.tally.counting() as cost:
-            submit_many(it.bench.engine, [Submission(TEN, 1)] * jobs)
+            submit_many(it.bench.engine, wanted)
         return cost
 
     return measure
@@ -96,6 +101,7 @@ def idle_scheduler(it: Lockstep) -> Cost:
 
 SHAPES: dict[str, Callable[[Lockstep], Cost]] = {
     "submit one": submits(1),
+    "submit one with a key": submits(1, keyed=True),
     "submit a hundred": submits(100),
     "one step": runs(ONE, 1),
     "ten steps in place": runs(TEN, 1),

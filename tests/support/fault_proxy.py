@@ -35,6 +35,7 @@ class FaultProxy:
         self._reset: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(None)  # whatever default another library has set for the moment
         self.port: int = self._listener.getsockname()[1]
         #: Connections accepted so far.
         self.accepted = 0
@@ -97,6 +98,7 @@ class FaultProxy:
     def _accept(self) -> None:
         while True:
             client, _ = self._listener.accept()
+            client.settimeout(None)
             if self._closing.is_set():
                 client.close()
                 return
