@@ -44,6 +44,7 @@ class Ours:
         self.workers: list[Child] = []
         self.others: list[Child] = []
         self._waiting: list[str] = []
+        self._names: dict[Shape, str] = {}
         self._api: tuple[str, str] | None = None
         named = {name.removeprefix("ORCHESTRATOR_").lower(): value for name, value in self.environment.items()}
         self.settings = Settings.load(env_file=None, **named)
@@ -81,9 +82,11 @@ class Ours:
         self._lab.postgres.drop_database(self.database)
 
     def submit(self, shape: Shape, inputs: Sequence[dict[str, Any]]) -> None:
-        model = workflow_of(shape)
+        if shape not in self._names:
+            self._names[shape] = self.register(workflow_of(shape).name, definition_of(shape))
+        name = self._names[shape]
         for start in range(0, len(inputs), BATCH):
-            accepted = submit_many(self.engine, [Submission(model, one) for one in inputs[start : start + BATCH]])
+            accepted = submit_many(self.engine, [Submission(name, one) for one in inputs[start : start + BATCH]])
             self._waiting += [one.job.id for one in accepted]
 
     def settled(self) -> bool:

@@ -105,7 +105,7 @@ def submit_many(engine: Engine, submissions: Sequence[Submission]) -> list[Accep
     if len(submissions) > 1000:
         raise InvalidInput("a batch holds at most 1,000 jobs.", mend="Split it.")
     for workflow in {id(one.workflow): one.workflow for one in submissions}.values():
-        if isinstance(workflow, Workflow):
+        if isinstance(workflow, Workflow) and engine.plans.known(_version(workflow)) is None:
             check(workflow)
     crashpoint("submit.before_insert")
     going = Going()

@@ -125,8 +125,8 @@ def _statement() -> str:
     step_values = ", ".join(of_step.get(name) or changes.value(tables.steps, name) for name in step_names)
     steps = changes.typed(tables.steps, carried)
     guard = (
-        "(SELECT count(*) FROM w_jobs) + (SELECT count(*) FROM fresh f JOIN jobs t ON t.tenant = f.tenant"
-        " AND t.idempotency_key = f.idempotency_key AND t.body_hash = f.body_hash) = :wanted"
+        "(SELECT count(*) FROM w_jobs) + (SELECT count(*) FROM fresh f WHERE f.body_hash = (SELECT t.body_hash"
+        " FROM jobs t WHERE t.tenant = f.tenant AND t.idempotency_key = f.idempotency_key LIMIT 1)) = :wanted"
         " AND NOT EXISTS (SELECT 1 FROM jsonb_to_recordset(CAST(:newest AS jsonb)) AS n(name text, version text)"
         f" WHERE n.version IS DISTINCT FROM ({workflows.NEWEST.format(name='n.name')}))"
     )
