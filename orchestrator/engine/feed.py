@@ -93,10 +93,13 @@ class Feed:
             self._lock.notify_all()
 
     def claimed(self, queue: QueueName, count: int = 1) -> None:
-        """Claims free credits; once half of this process's share is free, the next are fetched for the backlog."""
+        """Claims free credits; once most of this process's share is free, the next are fetched for the backlog.
+
+        What is left of it must last until those come; sooner costs a look at the database for fewer of them.
+        """
         with self._lock:
             self._freed[queue] += count
-            if self._freed[queue] * 2 >= self._block[queue] and self._backlog[queue]:
+            if self._freed[queue] * 4 >= self._block[queue] * 3 and self._backlog[queue]:
                 self._wanted.add(queue)
                 self._full_until[queue] = 0.0
                 self._lock.notify_all()
@@ -253,7 +256,9 @@ class Feed:
 
     def _choose(self, session: Session, queue: QueueName) -> tuple[list[StepRef], int, int, int, set[sql.Limited]]:
         """What to publish, the most that may be out, how much of that was free, how many publish, what is held back."""
-        live, outstanding = session.together(workers.asking_live(), sql.asking_outstanding(queue))
+        live, outstanding, limits, tenants = session.together(
+            workers.asking_live(), sql.asking_outstanding(queue), sql.ASKING_FOR_LIMITS, sql.asking_for_tenants(queue)
+        )
         alive = workers.live_of(live)
         self.serve(workers.serving(alive))
         slots = sum(
@@ -265,7 +270,6 @@ class Feed:
         credit = most - int(outstanding[0]["n"])
         if credit <= 0:
             return [], most, credit, len(alive), set()
-        limits, tenants = session.together(sql.ASKING_FOR_LIMITS, sql.asking_for_tenants(queue))
         allowed = sql.allowances(session, limits)
         chosen: list[sql.Candidate] = []
         used: dict[sql.Limited, int] = defaultdict(int)

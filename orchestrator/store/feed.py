@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.domain.ids import JobId, QueueName, StepPath, StepRef
-from orchestrator.store import breakers
+from orchestrator.store import breakers, tables
 from orchestrator.store.changes import STATE
 from orchestrator.store.dialect import Dialect
 from orchestrator.store.session import Session, Statement
 
 _BACKLOG = "queue = :queue AND state = 'ready' AND dispatched_at IS NULL"
+#: The same, for ix_steps_oldest.
+_BACKLOG_BY_AGE = f"queue = :queue AND state = 'ready' AND {tables.UNRUNG}"
 #: More than any queue holds.
 UNLIMITED = 1_000_000
 _REF = "job_id, path, epoch, queue, parent, kind, agent, limited"
@@ -79,9 +81,9 @@ def asking_for_candidates(
 
     ``candidates`` reads the answer.
     """
-    order = "ready_at" if oldest else "priority DESC, ready_at"
+    backlog, order = (_BACKLOG_BY_AGE, "ready_at") if oldest else (_BACKLOG, "priority DESC, ready_at")
     sql = (
-        f"SELECT {_REF}, tenant FROM steps WHERE {_BACKLOG} AND tenant = :tenant"
+        f"SELECT {_REF}, tenant FROM steps WHERE {backlog} AND tenant = :tenant"
         f" AND (agent IS NULL OR NOT {dialect.any_of('agent', 'blocked')})"
         f" ORDER BY {order} LIMIT :limit " + "{skip_locked}"
     )

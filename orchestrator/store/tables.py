@@ -57,6 +57,9 @@ workflows = Table(
     _partial("ix_workflows_listed", "name", "listed_at", where="listed_at IS NOT NULL"),
 )
 
+#: No message has gone out for it; as ix_steps_oldest has it.
+UNRUNG = "coalesce(dispatched_at, 0) = 0"
+
 jobs = Table(
     "jobs",
     metadata,
@@ -173,7 +176,9 @@ steps = Table(
         "ready_at",
         where="state = 'ready' AND dispatched_at IS NULL",
     ),
-    _partial("ix_steps_oldest", "queue", "ready_at", where="state = 'ready'"),
+    # Its condition says what that of ix_steps_feed says, in other words: PostgreSQL, to which a backlog is as good as
+    # empty (it was when it was last analysed), must not take one for the other and read all of it.
+    _partial("ix_steps_oldest", "queue", "tenant", "ready_at", where=f"state = 'ready' AND {UNRUNG}"),
     _partial("ix_steps_limited", "tenant", "agent", where="limited AND state IN ('ready','running')"),
     _partial("ix_steps_rung", "queue", "mark", where="state = 'ready' AND dispatched_at IS NOT NULL"),
     _partial("ix_steps_leases", "lease_owner", "lease_until", where="state = 'running'"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import pytest
@@ -80,12 +80,14 @@ def test_the_cap_on_what_is_published_costs_little(cluster: MakeCluster, report:
     it.scheduler()
     it.worker()
     timed(it, fan_out("1ms"), 500)
-    capped = free = math.inf
-    for _ in range(2):  # in turns, the better of two: neighbours on the machine only make it slower
-        capped = min(capped, timed(it, fan_out("1ms"), 10_000)[1])
+    pairs = []
+    for _ in range(5):  # in turns: within a pair the machine's neighbours are much the same to both
+        capped = timed(it, fan_out("1ms"), 10_000)[1]
         with uncapped(it):
-            free = min(free, timed(it, fan_out("1ms"), 10_000)[1])
-    share = free / capped
-    report("Feed", jobs=4, figure=f"{10_000 / capped:.0f}/s capped at 40, {10_000 / free:.0f}/s uncapped: {share:.0%}")
-    assert share >= 0.9
+            pairs.append((capped, timed(it, fan_out("1ms"), 10_000)[1]))
+    share = median(free / capped for capped, free in pairs)
+    capped, free = (10_000 / median(seconds) for seconds in zip(*pairs, strict=True))
+    figure = f"{capped:.0f}/s capped at 40, {free:.0f}/s uncapped; median of {len(pairs)} pairs: {share:.0%}"
+    report("Feed", jobs=2 * len(pairs), figure=figure)
+    assert share >= 0.9, pairs
     it.check()
