@@ -137,8 +137,9 @@ class _Draft:
     opening: Opening
     #: Seconds after its submit.
     deadline: float
-    #: Which of its opening's ready steps a message goes out for.
+    #: The opening's ready steps: those for which a message goes out, and the others.
     rung: list[StepRow] = field(default_factory=list)
+    left: list[StepRow] = field(default_factory=list)
 
     @property
     def name(self) -> tuple[str, str] | None:
@@ -162,7 +163,9 @@ def _accepted(engine: Engine, submissions: Sequence[Submission], going: Going | 
             raise SubmitInProgress(
                 "another submit with this idempotency key has not committed yet.", mend="Try again in a moment."
             ) from error
-    raise SubmitInProgress("other submits with these idempotency keys keep coming.", mend="Try again in a moment.")
+    raise SubmitInProgress(
+        "each time another submit with one of its keys, or a new version, came between.", mend="Try again in a moment."
+    )
 
 
 def _accept(
@@ -183,14 +186,14 @@ def _accept(
             _ring(engine, fresh)
         payloads.write(session, [draft.job.input for draft in fresh], engine.sizes.compress_bytes)
         crashpoint("submit.before_commit")
-        new = [NewJob(one.job, one.opening, one.deadline, [row.path for row in one.rung]) for one in fresh]
+        new = [NewJob(one.job, one.opening, one.deadline, {row.path for row in one.rung}) for one in fresh]
         now, made = opening.write(session, engine.process, new, newest, before, patience=TWIN, last=not heard)
         for draft in fresh:
             draft.job.created_at, draft.job.deadline_at = now, now + draft.deadline
     ours = [draft for draft in fresh if draft.job.id in made]
     if going is not None:
         going.published = [step_ref(row, draft.job.id) for draft in ours for row in draft.rung]
-        going.left = {row.queue for draft in ours for row in draft.opening.ready if row not in draft.rung}
+        going.left = {row.queue for draft in ours for row in draft.left}
     if len(ours) < len(fresh):
         named |= jobs.by_keys(session, [one.name for one in fresh if one.name and one.job.id not in made])
     secrets = {
@@ -209,7 +212,8 @@ def _ring(engine: Engine, drafts: Sequence[_Draft]) -> None:
     """Marks for which ready steps messages go out: as many as this process holds credits for."""
     granted = iter(engine.feed.granted(row for draft in drafts for row in draft.opening.ready))
     for draft in drafts:
-        draft.rung = [row for row in draft.opening.ready if next(granted)]
+        for row in draft.opening.ready:
+            (draft.rung if next(granted) else draft.left).append(row)
 
 
 def _drafts(
@@ -261,7 +265,7 @@ def _draft(engine: Engine, one: Submission, compiled: Compiled) -> _Draft:
     job.body_hash = digest(body if one.webhook is None else [*body, one.webhook.as_given()])
     job.webhook = webhooks.wanted(one.webhook)
     job.input = engine.sizes.prepare(text)
-    job.steps = len(compiled.opening.steps)
+    job.steps = compiled.opening.count
     own = workflow.deadline if "deadline" in workflow.model_fields_set else engine.caps.deadline
     return _Draft(one, job, compiled.opening, one.deadline or own)
 

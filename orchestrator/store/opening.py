@@ -7,16 +7,16 @@ a message goes out. So the rows travel once a version, in a document that is kep
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 import orjson
 
 from orchestrator.domain.events import EventType
 from orchestrator.domain.ids import JobId, StepPath
-from orchestrator.domain.plan import JobRow, Plan
+from orchestrator.domain.plan import JobRow, Plan, StepRow
 from orchestrator.domain.planner import first_rows
 from orchestrator.domain.states import StepState
 from orchestrator.store import changes, feed, history, jobs, tables, workflows
@@ -30,21 +30,35 @@ _OF_THE_SUBMIT: Final = ("ready_at", "dispatched_at", "mark")
 
 
 class Opening:
-    """What every job of a version begins with. ``steps`` belong to no job yet."""
+    """What every job of a version begins with. Its rows belong to no job yet."""
 
     def __init__(self, plan: Plan) -> None:
         self.version = plan.version
         self.workflow = plan.name
-        self.steps = first_rows(plan, JobId(""), "", 0)
-        self.ready = [row for row in self.steps if row.state is StepState.READY]
-        self.rows = [step_values(row) for row in self.steps]
-        data = {"workflow": plan.name, "version": plan.version, "steps": len(self.steps)}
+        self._plan = plan
+        steps = self._steps()
+        self.ready = [row for row in steps if row.state is StepState.READY]
+        self.count = len(steps)
+        data = {"workflow": plan.name, "version": plan.version, "steps": len(steps)}
+        #: Of the event that begins the job's history.
         self.data = json.dumps(data, ensure_ascii=False)
-        rows = [{name: value for name, value in row.items() if name not in _OF_THE_JOB} for row in self.rows]
-        labels = json.dumps({"workflow": plan.name})
-        head = orjson.dumps({"version": plan.version, "data": self.data, "labels": labels}).decode()
-        #: As the statement takes it.
-        self.document = f'{head[:-1]},"rows":{changes.document(tables.steps, rows)}}}'
+
+    def _steps(self) -> list[StepRow]:
+        return first_rows(self._plan, JobId(""), "", 0)
+
+    @cached_property
+    def rows(self) -> list[changes.Row]:
+        """For SQLite: each step as its row."""
+        return [step_values(row) for row in self._steps()]
+
+    @cached_property
+    def document(self) -> str:
+        """For PostgreSQL: all of it as the statement takes it."""
+        rows = [step_values(row) for row in self._steps()]
+        carried = [{name: value for name, value in row.items() if name not in _OF_THE_JOB} for row in rows]
+        labels = json.dumps({"workflow": self.workflow})
+        head = orjson.dumps({"version": self.version, "data": self.data, "labels": labels}).decode()
+        return f'{head[:-1]},"rows":{changes.document(tables.steps, carried)}}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,7 @@ class NewJob:
     opening: Opening
     deadline: float
     #: Those of the opening's ready steps for which a message goes out after the commit.
-    rung: Sequence[StepPath] = ()
+    rung: Collection[StepPath] = ()
 
 
 def write(
@@ -80,7 +94,7 @@ def write(
         session.together(*before)
         return _write_each(session, process, new, newest)
     own = [
-        {**job_values(one.job), "seconds": one.deadline, "rung": list(one.rung)}
+        {**job_values(one.job), "seconds": one.deadline, "rung": sorted(one.rung)}
         for one in sorted(new, key=lambda one: (one.job.tenant, one.job.idempotency_key or ""))
     ]
     openings = {one.opening.version: one.opening.document for one in new}
@@ -172,12 +186,12 @@ def _write_each(
     counts: dict[history.CounterKey, float] = {}
     for one in made:
         of_job = {"job_id": one.job.id, "tenant": one.job.tenant, "priority": one.job.priority}
-        for step, values in zip(one.opening.steps, one.opening.rows, strict=True):
+        for values in one.opening.rows:
             row = {**values, **of_job}
-            if step.state is StepState.READY:
+            if row["state"] == StepState.READY.value:
                 row["ready_at"] = now
-                if step.path in one.rung:
-                    row["dispatched_at"], row["mark"] = now, marks.get(step.queue, 0)
+                if row["path"] in one.rung:
+                    row["dispatched_at"], row["mark"] = now, marks.get(row["queue"], 0)
             rows.append(row)
         series = _SUBMITTED, (("workflow", one.opening.workflow),)
         counts[series] = counts.get(series, 0) + 1
@@ -190,12 +204,11 @@ def _write_each(
 
 
 def _event(one: NewJob, now: float) -> changes.Row:
-    kind = EventType.JOB_SUBMITTED.value
     return {
         "job_id": one.job.id,
         "number": 1,
         "run": 1,
-        "type": kind,
+        "type": EventType.JOB_SUBMITTED.value,
         "path": None,
         "at": now,
         "data": one.opening.data,
