@@ -254,11 +254,16 @@ def test_another_database_is_refused_and_left_as_it_was(
         server.drop_database(url)
 
 
-def test_a_database_of_another_version_is_refused(engine: Engine, client: Client) -> None:
+@each_way
+def test_a_database_of_another_version_is_refused(engine: Engine, client: Client, opened: Opened) -> None:
     with engine.db.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE orchestrator_version SET version_num = 'older'")
-    with sql_alchemy(engine) as connection, pytest.raises(SchemaOutdated, match="orchestrator migrate"):
-        client.submit("two-steps", connection=connection)
+    with opened(engine) as connection:
+        order(connection)
+        with pytest.raises(SchemaOutdated, match="orchestrator migrate"):
+            client.submit("two-steps", connection=connection)
+        connection.commit()
+    assert (ids(engine), orders(engine)) == ([], 1)
 
 
 def test_what_is_no_connection_is_refused(client: Client) -> None:
