@@ -256,8 +256,11 @@ class Feed:
 
     def _choose(self, session: Session, queue: QueueName) -> tuple[list[StepRef], int, int, int, set[sql.Limited]]:
         """What to publish, the most that may be out, how much of that was free, how many publish, what is held back."""
-        live, outstanding, limits, tenants = session.together(
-            workers.asking_live(), sql.asking_outstanding(queue), sql.ASKING_FOR_LIMITS, sql.asking_for_tenants(queue)
+        live, outstanding, tenants, metered = session.together(
+            workers.asking_live(),
+            sql.asking_outstanding(queue),
+            sql.asking_for_tenants(queue),
+            sql.ASKING_WHETHER_LIMITED,
         )
         alive = workers.live_of(live)
         self.serve(workers.serving(alive))
@@ -270,7 +273,7 @@ class Feed:
         credit = most - int(outstanding[0]["n"])
         if credit <= 0:
             return [], most, credit, len(alive), set()
-        allowed = sql.allowances(session, limits)
+        allowed = sql.allowances(session, session.rows(*sql.ASKING_FOR_LIMITS) if metered else ())
         chosen: list[sql.Candidate] = []
         used: dict[sql.Limited, int] = defaultdict(int)
         spent = {key for key in allowed.of if allowed.spent(key)}

@@ -188,6 +188,8 @@ class Allowances:
         return {key for key in self.watched if self.spent(key)}
 
 
+#: One row if any agent is metered, else none.
+ASKING_WHETHER_LIMITED: Statement = ("SELECT 1 AS one FROM agent_limits LIMIT 1", {})
 #: Locks the agents it asks for, so that no two feeds give out the same; ``allowances`` reads the answer.
 ASKING_FOR_LIMITS: Statement = ("SELECT *, {now} AS now FROM agent_limits ORDER BY tenant, agent {for_update}", {})
 
