@@ -187,9 +187,7 @@ def _accept(
         payloads.write(session, [draft.job.input for draft in fresh], engine.sizes.compress_bytes)
         crashpoint("submit.before_commit")
         new = [NewJob(one.job, one.opening, one.deadline, {row.path for row in one.rung}) for one in fresh]
-        now, made = opening.write(session, engine.process, new, newest, before, patience=TWIN, last=not heard)
-        for draft in fresh:
-            draft.job.created_at, draft.job.deadline_at = now, now + draft.deadline
+        made = opening.write(session, engine.process, new, newest, before, patience=TWIN, last=not heard)
     ours = [draft for draft in fresh if draft.job.id in made]
     if going is not None:
         going.published = [step_ref(row, draft.job.id) for draft in ours for row in draft.rung]

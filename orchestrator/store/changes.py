@@ -73,26 +73,17 @@ def write(session: Session, changes: Changes, *, last: bool = False) -> bool:
     return True
 
 
-def insert_jobs(session: Session, rows: Sequence[Row], conflict: str) -> list[str]:
-    """Writes new jobs; answers the ids of those it wrote."""
-    if session.postgres:
-        sql = _insert_set("jobs", "rows", conflict) + " RETURNING id"
-        return [row["id"] for row in session.rows(sql, {"rows": document(tables.jobs, rows)})]
-    return [row["id"] for row in rows if session.execute(insert_row(tables.jobs, conflict), row).rowcount]
-
-
-def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = "") -> None:
-    """Writes new rows of ``table``, each with all its columns."""
+def insert(session: Session, table: Table, rows: Sequence[Row], conflict: str = "") -> int:
+    """Writes new rows of ``table``, each with all its columns; answers how many were written."""
     if not rows:
-        return
+        return 0
     if session.postgres:
-        session.execute(_insert_set(table.name, "rows", conflict), {"rows": document(table, rows)})
-    else:
-        session.many(insert_row(table, conflict), rows)
+        return session.execute(_insert_set(table.name, "rows", conflict), {"rows": document(table, rows)}).rowcount
+    return session.many(_insert_row(table, conflict), rows)
 
 
 @cache
-def insert_row(table: Table, conflict: str = "") -> str:
+def _insert_row(table: Table, conflict: str = "") -> str:
     names = [column.name for column in table.columns]
     marks = ", ".join(f":{name}" for name in names)
     return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) {conflict}"

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.domain.ids import JobId
 from orchestrator.domain.plan import JobRow
 from orchestrator.domain.states import JobState
-from orchestrator.store import changes
+from orchestrator.store import changes, tables
 from orchestrator.store.rows import JOB_SELECT, job_row, job_values
 from orchestrator.store.session import Session, Statement
 
@@ -22,7 +22,7 @@ def insert(session: Session, job: JobRow) -> bool:
 
     On PostgreSQL this waits for a twin that is not committed yet.
     """
-    return bool(changes.insert_jobs(session, [job_values(job)], TWIN))
+    return changes.insert(session, tables.jobs, [job_values(job)], TWIN) == 1
 
 
 def lock(session: Session, ids: Iterable[JobId]) -> dict[JobId, JobRow]:

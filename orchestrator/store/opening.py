@@ -7,14 +7,15 @@ a message goes out. So the rows travel once a version, in a document that is kep
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
-from orchestrator.domain.events import EventType
+from orchestrator.domain.events import Event, EventType
 from orchestrator.domain.ids import JobId, StepPath
 from orchestrator.domain.plan import JobRow, Plan, StepRow
 from orchestrator.domain.planner import first_rows
@@ -39,9 +40,8 @@ class Opening:
         steps = self._steps()
         self.ready = [row for row in steps if row.state is StepState.READY]
         self.count = len(steps)
-        data = {"workflow": plan.name, "version": plan.version, "steps": len(steps)}
-        #: Of the event that begins the job's history.
-        self.data = json.dumps(data, ensure_ascii=False)
+        #: What the event says that begins the job's history.
+        self.said = {"workflow": plan.name, "version": plan.version, "steps": len(steps)}
 
     def _steps(self) -> list[StepRow]:
         return first_rows(self._plan, JobId(""), "", 0)
@@ -54,22 +54,25 @@ class Opening:
     @cached_property
     def document(self) -> str:
         """For PostgreSQL: all of it as the statement takes it."""
-        rows = [step_values(row) for row in self._steps()]
+        rows = map(step_values, self._steps())
         carried = [{name: value for name, value in row.items() if name not in _OF_THE_JOB} for row in rows]
-        labels = json.dumps({"workflow": self.workflow})
-        head = orjson.dumps({"version": self.version, "data": self.data, "labels": labels}).decode()
+        data, labels = json.dumps(self.said, ensure_ascii=False), json.dumps({"workflow": self.workflow})
+        head = orjson.dumps({"version": self.version, "data": data, "labels": labels}).decode()
         return f'{head[:-1]},"rows":{changes.document(tables.steps, carried)}}}'
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be written. Its times are the database's: ``deadline`` is in seconds after its submit."""
+    """A job to be written, which fills in its times: the database's. ``deadline`` is in seconds after its submit."""
 
     job: JobRow
     opening: Opening
     deadline: float
     #: Those of the opening's ready steps for which a message goes out after the commit.
     rung: Collection[StepPath] = ()
+
+    def begins(self, now: float) -> None:
+        self.job.created_at, self.job.deadline_at = now, now + self.deadline
 
 
 def write(
@@ -81,9 +84,9 @@ def write(
     *,
     patience: float,
     last: bool,
-) -> tuple[float, set[JobId]]:
-    """Writes ``new``, their first steps, their first events and the counters; answers when, and those it wrote: the
-    others' idempotency keys are those of jobs with the same body.
+) -> set[JobId]:
+    """Writes ``new``, their first steps, their first events and the counters; answers those it wrote: the others'
+    idempotency keys are those of jobs with the same body.
 
     Raises ``Moved``, and has written nothing, if a key is that of a job with another body, or was just taken, or
     the newest version of a workflow is not what ``newest`` says. Waits ``patience`` seconds for a twin that is not
@@ -110,7 +113,9 @@ def write(
     calm: list[Statement] = [(_CALM, {})] if keyed else []
     answers = session.together(*before, *hurry, (_statement(), values), *calm, last=last)
     [row] = answers[len(before) + len(hurry)]
-    return row["at"], {JobId(name) for name in json.loads(row["made"] or "[]")}
+    for one in new:
+        one.begins(row["at"])
+    return {JobId(name) for name in json.loads(row["made"] or "[]")}
 
 
 _HURRY: Final = (
@@ -125,7 +130,7 @@ def _statement() -> str:
     job_names = [column.name for column in tables.jobs.columns]
     step_names = [column.name for column in tables.steps.columns]
     carried = [name for name in step_names if name not in (*_OF_THE_JOB, *_OF_THE_SUBMIT)]
-    rung = "m.rung IS NOT NULL AND jsonb_exists(m.rung, v.path)"
+    rung = "jsonb_exists(m.rung, v.path)"
     of_job = {"created_at": "v.at", "deadline_at": "v.at + v.seconds"}
     of_step = {
         "job_id": "m.id",
@@ -169,9 +174,7 @@ def _statement() -> str:
     )
 
 
-def _write_each(
-    session: Session, process: str, new: Sequence[NewJob], newest: Mapping[str, str]
-) -> tuple[float, set[JobId]]:
+def _write_each(session: Session, process: str, new: Sequence[NewJob], newest: Mapping[str, str]) -> set[JobId]:
     now = session.now()
     if any(workflows.newest(session, name) != version for name, version in newest.items()):
         raise Moved
@@ -182,9 +185,9 @@ def _write_each(
     theirs = {names[name].id for name in twins}
     made = [one for one in new if one.job.id not in theirs]
     marks = feed.markers(session.rows(*feed.ASKING_FOR_MARKERS)) if any(one.rung for one in made) else {}
-    rows: list[dict[str, Any]] = []
-    counts: dict[history.CounterKey, float] = {}
+    rows: list[changes.Row] = []
     for one in made:
+        one.begins(now)
         of_job = {"job_id": one.job.id, "tenant": one.job.tenant, "priority": one.job.priority}
         for values in one.opening.rows:
             row = {**values, **of_job}
@@ -193,23 +196,10 @@ def _write_each(
                 if row["path"] in one.rung:
                     row["dispatched_at"], row["mark"] = now, marks.get(row["queue"], 0)
             rows.append(row)
-        series = _SUBMITTED, (("workflow", one.opening.workflow),)
-        counts[series] = counts.get(series, 0) + 1
-    times = ({"created_at": now, "deadline_at": now + one.deadline} for one in made)
-    changes.insert(session, tables.jobs, [{**job_values(one.job), **at} for one, at in zip(made, times, strict=True)])
+    events = [Event(one.job.id, 1, EventType.JOB_SUBMITTED, None, one.opening.said, 1, now) for one in made]
+    counts: Counter[history.CounterKey] = Counter((_SUBMITTED, (("workflow", one.opening.workflow),)) for one in made)
+    changes.insert(session, tables.jobs, [job_values(one.job) for one in made])
     changes.insert(session, tables.steps, rows)
-    changes.insert(session, tables.events, [_event(one, now) for one in made])
+    history.append_events(session, events)
     changes.insert(session, tables.rollups, history.count_rows(process, counts), changes.COUNT)
-    return now, {one.job.id for one in made}
-
-
-def _event(one: NewJob, now: float) -> changes.Row:
-    return {
-        "job_id": one.job.id,
-        "number": 1,
-        "run": 1,
-        "type": EventType.JOB_SUBMITTED.value,
-        "path": None,
-        "at": now,
-        "data": one.opening.data,
-    }
+    return {one.job.id for one in made}
